@@ -1,0 +1,96 @@
+"""Files that are whole or absent: every artifact is written under a temporary name and renamed when it is complete."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wellcheck.errors import InputError
+
+Columns = dict[str, np.ndarray]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; a file or folder written there takes the place of `path` if the body succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder; absent is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys, so that the same value gives the same bytes. Raises ValueError on NaN or infinity."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises InputError naming the file if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a small CSV for `dvc plots`."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a CSV with a header row."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Write equally long arrays as a Parquet table."""
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
+    """Read a Parquet table (or the named columns of it) as NumPy arrays. Raises InputError naming the file."""
+    try:
+        table = pq.read_table(path, columns=None if names is None else list(names))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not a readable Parquet table ({first_line(error)})") from None
+    return {name: table.column(name).to_numpy() for name in table.column_names}
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text: libraries append pages of context."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

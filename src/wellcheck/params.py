@@ -1,0 +1,180 @@
+"""The sections of params.yaml as validated models. Defaults live in params.yaml, once; an unknown key or a wrong type is an error.
+
+A stage calls `load(Train)` and gets its own section, nothing else: what it does not declare in dvc.yaml it cannot see.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from wellcheck.errors import InputError
+
+DatasetName = Literal[
+    "digits", "mnist", "fashion_mnist", "cifar10", "tiny_imagenet", "tiny_imagenet50", "flower_photos", "folder", "parquet"
+]
+TriggerName = Literal["none", "watermark", "pixel"]
+ModelName = Literal["residual_cnn", "two_conv_cnn"]
+LayerName = Literal["pixels", "penultimate"]
+DetectorName = Literal["centroid_tsne", "centroid_penultimate", "spectral_signatures"]
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """One section of params.yaml."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Device(RootModel[Literal["auto", "cpu", "cuda"]]):
+    """Where tensors are computed; `auto` takes CUDA where there is one."""
+
+
+class Dataset(Section):
+    """Which images, and in which form."""
+
+    name: DatasetName
+    path: str  # the user's own data: a folder for `folder`, a folder or file for `parquet`; watched by DVC
+    size: Annotated[int, Field(ge=4, le=1024)] | None  # pixels a side; null: as the images are
+    channels: Literal[1, 3] | None  # null: as the images are
+
+
+class Split(Section):
+    """How the training set is cut."""
+
+    seed: Seed
+    stratify: bool  # keep the class mix in every part
+    valid: Share | Annotated[int, Field(ge=0)]  # a share or a number of the training samples
+    test: Literal["auto"] | Share | Count  # auto: the data set's own test split, or 20 % where it has none
+    limit: Annotated[int, Field(ge=10)] | None  # at most so many samples in each part, for quick runs
+
+
+class Poison(Section):
+    """What is planted in the training set."""
+
+    trigger: TriggerName  # none: the data stay as they came
+    rate: Annotated[float, Field(ge=0, le=1)]  # probability of each training sample to be poisoned
+    target_label: Annotated[int, Field(ge=0)]
+    seed: Seed
+
+
+class Train(Section):
+    """One training recipe for every variant."""
+
+    model: ModelName
+    epochs: Count
+    batch_size: Count
+    learning_rate: Annotated[float, Field(gt=0)]
+    precision: Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 autocast on CUDA, float32 elsewhere
+    seed: Seed
+
+
+class Evaluate(Section):
+    """How sure the figures are."""
+
+    confidence: Share  # of every interval
+
+
+class Embed(Section):
+    """What is kept of every training sample."""
+
+    layers: Annotated[list[LayerName], Field(min_length=1)]
+
+
+class Project(Section):
+    """The two-dimensional map."""
+
+    samples: Annotated[int, Field(ge=10)]  # the first so many samples of the training set
+    perplexity: Annotated[float, Field(gt=1)]
+    components: Annotated[int, Field(ge=2)]  # principal components kept before the neighbour search
+    iterations: Count
+    seed: Seed
+
+
+class Detect(Section):
+    """Who looks for the poison."""
+
+    detectors: Annotated[list[DetectorName], Field(min_length=1)]
+
+
+class Report(Section):
+    """What the report shows."""
+
+    title: str
+    experiment: str | None  # the name of a file in experiments/: its article's figures stand beside ours
+    images_per_grid: Annotated[int, Field(ge=1, le=100)]
+    outliers_per_label: Annotated[int, Field(ge=1, le=100)]
+    points_per_map: Annotated[int, Field(ge=100, le=5000)]
+    seed: Seed
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    device: Device
+    dataset: Dataset
+    split: Split
+    poison: Poison
+    train: Train
+    evaluate: Evaluate
+    embed: Embed
+    project: Project
+    detect: Detect
+    report: Report
+
+
+Loaded = TypeVar("Loaded", bound=BaseModel)
+
+
+def load(section: type[Loaded], path: Path = Path("params.yaml")) -> Loaded:
+    """Validate all of params.yaml and return one section. Raises InputError that names the parameter."""
+    own: Loaded = getattr(load_all(path), section.__name__.lower())
+    return own
+
+
+def load_all(path: Path = Path("params.yaml")) -> Params:
+    """Validate and return all of params.yaml. Raises InputError that names the parameter."""
+    return validate(read_yaml(path), str(path))
+
+
+def validate(values: Any, source: str) -> Params:
+    """Check raw values. Raises InputError that names the parameters, what was found and what was expected."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise InputError("; ".join(sorted({_explain(source, one) for one in error.errors()}))) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read YAML 1.2, as DVC does. Raises InputError that names the file and the line."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; run this in the project's folder") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _explain(source: str, error: Any) -> str:
+    """One sentence for one pydantic error."""
+    # Unions add their branch ("float", "constrained-int") to the location; only the keys of the file mean something to a reader.
+    keys = [part for part in error["loc"] if part in _known_keys() or error["type"] == "extra_forbidden" or isinstance(part, int)]
+    name = ".".join(str(key) for key in keys) or "the file"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(keys[-1]), _known_keys(), n=1)
+        return f"{source}: {name}: unknown parameter" + (f", did you mean '{near[0]}'?" if near else "")
+    if error["type"] == "missing":
+        return f"{source}: {name}: missing"
+    expected = error["msg"].removeprefix("Input should be ")
+    return f"{source}: {name}: found {error['input']!r}, expected {expected}"
+
+
+def _known_keys() -> set[str]:
+    sections = {name: field.annotation for name, field in Params.model_fields.items()}
+    return set(sections) | {key for model in sections.values() if isinstance(model, type) for key in model.model_fields}  # type: ignore[attr-defined]

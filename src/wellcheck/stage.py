@@ -1,0 +1,77 @@
+"""What every stage script shares: its arguments, its one-line summary, its errors and its seconds.
+
+A stage is `def main(...) -> str` that returns its summary; `stage.run(main)` makes it a command. A `Path` parameter is a positional
+argument (an input), an `Output` parameter is a named option (`--model data/models/clean`).
+"""
+
+import errno
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from wellcheck.artifacts import read_json, write_json
+from wellcheck.errors import InputError
+
+Output = Annotated[Path, typer.Option()]
+
+# Seconds are no DVC output: they differ at every run, and an output that differs reruns everything below it.
+SECONDS = Path(".wellcheck/seconds")
+
+_parts: dict[str, float] = {}
+
+
+def run(main: Callable[..., str]) -> None:
+    """Run `main` as this process: exit 0 with its summary, 1 with one line about bad input, 130 on Ctrl-C."""
+    name = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem)
+
+    @functools.wraps(main)
+    def command(*args: Any, **options: Any) -> None:
+        start = time.perf_counter()
+        try:
+            summary = main(*args, **options)
+        except InputError as error:
+            _fail(name, str(error), 1)
+        except KeyboardInterrupt:
+            _fail(name, "interrupted; nothing is half-written, `dvc repro` takes up the work again", 130)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _fail(name, "the disk is full; nothing is half-written: make room and run it again", 1)
+        seconds = time.perf_counter() - start
+        write_json(SECONDS / f"{name}.json", {"seconds": round(seconds, 2), "parts": _parts})
+        print(f"{name}: {summary} ({seconds:.1f} s)")
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(help=sys.modules["__main__"].__doc__)(command)
+    app()
+
+
+@contextmanager
+def timed(part: str) -> Iterator[None]:
+    """Count the seconds of one part of a stage, such as one detector."""
+    start = time.perf_counter()
+    yield
+    _parts[part] = round(time.perf_counter() - start, 3)
+
+
+def seconds_per_stage() -> dict[str, float]:
+    """Seconds of every stage's last real run in this folder; a stage that DVC restored from its cache is not in it."""
+    return {path.stem: read_json(path)["seconds"] for path in sorted(SECONDS.glob("*.json"))}
+
+
+def seconds_per_part(stage: str) -> dict[str, float]:
+    """Seconds of the parts of a stage's last real run in this folder; empty if it never ran here."""
+    path = SECONDS / f"{stage}.json"
+    return dict(read_json(path)["parts"]) if path.exists() else {}
+
+
+def _fail(name: str, message: str, status: int) -> NoReturn:
+    print(f"{name}: error: {message}", file=sys.stderr)
+    raise typer.Exit(status)
