@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir():
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         remove(temporary)
 
@@ -94,3 +95,9 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text: libraries append pages of context."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def cache_folder() -> Path:
+    """Where downloads and checkpoints live, outside every project: `WELLCHECK_CACHE`, or the user's cache folder."""
+    named = os.environ.get("WELLCHECK_CACHE")
+    return Path(named) if named else platformdirs.user_cache_path("wellcheck")

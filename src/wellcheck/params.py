@@ -133,8 +133,9 @@ Loaded = TypeVar("Loaded", bound=BaseModel)
 
 
 def load(section: type[Loaded], path: Path = Path("params.yaml")) -> Loaded:
-    """Validate all of params.yaml and return one section. Raises InputError that names the parameter."""
-    own: Loaded = getattr(load_all(path), section.__name__.lower())
+    """Validate all of params.yaml and return one section, or all of it for `Params`. Raises InputError that names the parameter."""
+    whole = load_all(path)
+    own: Loaded = whole if isinstance(whole, section) else getattr(whole, section.__name__.lower())
     return own
 
 
@@ -177,4 +178,4 @@ def _explain(source: str, error: Any) -> str:
 
 def _known_keys() -> set[str]:
     sections = {name: field.annotation for name, field in Params.model_fields.items()}
-    return set(sections) | {key for model in sections.values() if isinstance(model, type) for key in model.model_fields}  # type: ignore[attr-defined]
+    return set(sections) | {key for model in sections.values() if isinstance(model, type) for key in model.model_fields}

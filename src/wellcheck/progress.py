@@ -14,15 +14,15 @@ Advance = Callable[..., None]
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str = "") -> Iterator[Advance]:
-    """Yield `advance(steps=1, note="")`; the note (a loss, a file name) stands behind the bar."""
-    yield_from = _bar if sys.stderr.isatty() else _lines
-    with yield_from(title, total, unit) as advance:
+def progress(title: str, total: int, unit: str = "", *, done: int = 0) -> Iterator[Advance]:
+    """Yield `advance(steps=1, note="")`; the note (a loss, a file name) stands behind the bar. `done` steps were taken earlier."""
+    shown = _bar if sys.stderr.isatty() else _lines
+    with shown(title, total, unit, done) as advance:
         yield advance
 
 
 @contextmanager
-def _bar(title: str, total: int, unit: str) -> Iterator[Advance]:
+def _bar(title: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -34,14 +34,14 @@ def _bar(title: str, total: int, unit: str) -> Iterator[Advance]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total, note="")
+        task = bar.add_task(title, total=total, completed=done, note="")
         yield lambda steps=1, note="": bar.update(task, advance=steps, note=note)
 
 
 @contextmanager
-def _lines(title: str, total: int, unit: str) -> Iterator[Advance]:
+def _lines(title: str, total: int, unit: str, already: int) -> Iterator[Advance]:
     start = last = time.monotonic()
-    done = 0
+    done = already
 
     def advance(steps: int = 1, note: str = "") -> None:
         nonlocal done, last
@@ -50,7 +50,7 @@ def _lines(title: str, total: int, unit: str) -> Iterator[Advance]:
         if now - last < LOG_INTERVAL_SECONDS:
             return
         last = now
-        left = (now - start) / max(done, 1) * (total - done)
+        left = (now - start) / max(done - already, 1) * (total - done)
         line = f"{title}: {done}/{total} {unit}".rstrip()
         print(f"{line}, ETA {clock(left)}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
 

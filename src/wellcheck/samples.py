@@ -134,8 +134,8 @@ def read_labels(path: Path) -> Labels:
         table = file.read(columns=["sample_id", "label"])
         shape = file.schema_arrow.field("image").type.shape
         return Labels(
-            table.column("sample_id").to_numpy(),
-            table.column("label").to_numpy(),
+            table.column("sample_id").to_numpy().copy(),
+            table.column("label").to_numpy().copy(),
             _description(metadata),
             (int(shape[0]), int(shape[1]), int(shape[2])),
             metadata["content_hash"],
@@ -149,7 +149,8 @@ def batches(path: Path) -> Iterator[Samples]:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group).combine_chunks()
             images = table.column("image").chunk(0).to_numpy_ndarray()
-            yield Samples(table.column("sample_id").to_numpy(), images, table.column("label").to_numpy(), description)
+            # Copies, for Arrow's own arrays are read-only: a reader may write into what it gets.
+            yield Samples(table.column("sample_id").to_numpy().copy(), images.copy(), table.column("label").to_numpy().copy(), description)
 
 
 def read(path: Path) -> Samples:
@@ -181,7 +182,9 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 def _metadata(path: Path, file: pq.ParquetFile) -> Any:
     stored = file.metadata.metadata or {}
     if METADATA_KEY not in stored:
-        raise InputError(f"{path}: not a samples file (its metadata lacks '{METADATA_KEY.decode()}'); to use your own, set dataset.name: parquet")
+        raise InputError(
+            f"{path}: not a samples file (its metadata lacks '{METADATA_KEY.decode()}'); to use your own, set dataset.name: parquet"
+        )
     return json.loads(stored[METADATA_KEY])
 
 

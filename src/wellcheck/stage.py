@@ -20,11 +20,12 @@ from wellcheck.artifacts import read_json, write_json
 from wellcheck.errors import InputError
 
 Output = Annotated[Path, typer.Option()]
+Input = Annotated[Path, typer.Option()]  # for a stage with so many inputs that they need names
 
 # Seconds are no DVC output: they differ at every run, and an output that differs reruns everything below it.
 SECONDS = Path(".wellcheck/seconds")
 
-_parts: dict[str, float] = {}
+_remembered: dict[str, Any] = {"parts": {}}
 
 
 def run(main: Callable[..., str]) -> None:
@@ -45,7 +46,7 @@ def run(main: Callable[..., str]) -> None:
                 raise
             _fail(name, "the disk is full; nothing is half-written: make room and run it again", 1)
         seconds = time.perf_counter() - start
-        write_json(SECONDS / f"{name}.json", {"seconds": round(seconds, 2), "parts": _parts})
+        write_json(SECONDS / f"{name}.json", {"seconds": round(seconds, 2), **_remembered})
         print(f"{name}: {summary} ({seconds:.1f} s)")
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -58,18 +59,20 @@ def timed(part: str) -> Iterator[None]:
     """Count the seconds of one part of a stage, such as one detector."""
     start = time.perf_counter()
     yield
-    _parts[part] = round(time.perf_counter() - start, 3)
+    _remembered["parts"][part] = round(time.perf_counter() - start, 3)
 
 
-def seconds_per_stage() -> dict[str, float]:
-    """Seconds of every stage's last real run in this folder; a stage that DVC restored from its cache is not in it."""
-    return {path.stem: read_json(path)["seconds"] for path in sorted(SECONDS.glob("*.json"))}
+def remember(key: str, value: str | float) -> None:
+    """Keep a fact about this run, such as the device, beside its seconds."""
+    _remembered[key] = value
 
 
-def seconds_per_part(stage: str) -> dict[str, float]:
-    """Seconds of the parts of a stage's last real run in this folder; empty if it never ran here."""
-    path = SECONDS / f"{stage}.json"
-    return dict(read_json(path)["parts"]) if path.exists() else {}
+def last_runs() -> dict[str, dict[str, Any]]:
+    """What is remembered of every stage's last real run in this folder: `seconds`, `parts` and more.
+
+    A stage that DVC restored from its cache did not run and is not in it.
+    """
+    return {path.stem: read_json(path) for path in sorted(SECONDS.glob("*.json"))}
 
 
 def _fail(name: str, message: str, status: int) -> NoReturn:

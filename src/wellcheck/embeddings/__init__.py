@@ -1,0 +1,59 @@
+"""The embeddings file: layer → float16 [N, D] in the row order of its samples file, memory-mapped, shared by all detectors."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from wellcheck.artifacts import first_line, replacing
+from wellcheck.errors import InputError
+
+
+@contextmanager
+def creating(path: Path, shapes: Mapping[str, tuple[int, int]]) -> Iterator[dict[str, np.ndarray]]:
+    """Memory-mapped float16 arrays of a new safetensors file, so that it can be filled piece by piece whatever its size."""
+    header: dict[str, object] = {}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * int(np.prod(shape))
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the format wants the data aligned
+    data_start = 8 + len(encoded)
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(len(encoded).to_bytes(8, "little") + encoded)
+            file.truncate(data_start + end)
+        mapped = np.memmap(temporary, np.float16, "r+", data_start, (end // 2,)) if end else np.empty(0, np.float16)
+        bounds = np.cumsum([0, *(int(np.prod(shape)) for shape in shapes.values())])
+        yield {name: mapped[bounds[i] : bounds[i + 1]].reshape(shape) for i, (name, shape) in enumerate(shapes.items())}
+        if isinstance(mapped, np.memmap):
+            mapped.flush()
+
+
+def read(path: Path, layer: str, *, first: int | None = None) -> np.ndarray:
+    """One layer, float16 [N, D], or its first rows. Raises InputError naming the file, and the layers it has if this is none of them."""
+    with _opened(path) as file:
+        if layer not in file.keys():  # noqa: SIM118 (not a dict)
+            raise InputError(f"{path}: no layer '{layer}'; it has {', '.join(file.keys())}: see embed.layers")
+        values: np.ndarray = file.get_tensor(layer) if first is None else file.get_slice(layer)[:first]
+        return values
+
+
+def layers(path: Path) -> list[str]:
+    """The layers of an embeddings file. Raises InputError naming the file."""
+    with _opened(path) as file:
+        return sorted(file.keys())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: not a readable embeddings file ({first_line(error)})") from None

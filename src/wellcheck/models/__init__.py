@@ -1,0 +1,80 @@
+"""Architectures by name, behind one face: a Classifier takes images as they are stored and normalises them itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from wellcheck.errors import InputError
+from wellcheck.models.network import Network
+from wellcheck.models.residual_cnn import residual_cnn
+from wellcheck.models.two_conv_cnn import two_conv_cnn
+from wellcheck.params import ModelName
+
+Shape = tuple[int, int, int]  # C, H, W
+
+ARCHITECTURES: dict[ModelName, Callable[[Shape, int], Network]] = {
+    "residual_cnn": residual_cnn,
+    "two_conv_cnn": two_conv_cnn,
+}
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """All that is needed to build a classifier before its weights are loaded."""
+
+    architecture: ModelName
+    class_names: tuple[str, ...]
+    input_shape: Shape
+    mean: float = 0.0  # of pixels in [0, 1]; both articles train on pixels as they are
+    std: float = 1.0
+
+
+class Classifier(nn.Module):
+    """A network that takes images uint8 [N, C, H, W], or float in [0, 1], and gives logits float [N, K]."""
+
+    def __init__(self, description: ModelDescription) -> None:
+        super().__init__()
+        self.description = description
+        self.network = ARCHITECTURES[description.architecture](description.input_shape, len(description.class_names))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network.head(self.embed(images))
+        return logits
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """The penultimate layer, float [N, D]: what the last linear layer reads."""
+        features: torch.Tensor = self.network.body(self._normalise(images))
+        return features
+
+    def _normalise(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.float().div_(255) if images.dtype == torch.uint8 else images
+        if (self.description.mean, self.description.std) != (0.0, 1.0):
+            pixels = (pixels - self.description.mean) / self.description.std
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def build(description: ModelDescription, *, seed: int) -> Classifier:
+    """A freshly initialised classifier. Raises InputError if the architecture cannot take images of this size."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return Classifier(description)
+        except ValueError as error:
+            raise InputError(f"train.model: {description.architecture} cannot take images of {description.input_shape}: {error}") from None
+
+
+def pick_device(device: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises InputError if CUDA is asked for and absent."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: found 'cuda', but PyTorch sees no CUDA device here; set device: auto or cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What a reader of a timing needs to know of the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

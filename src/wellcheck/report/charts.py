@@ -1,0 +1,94 @@
+"""Line charts as inline SVG: no script, colours from the page's style sheet, so that they follow dark mode and the phone's width."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 420, 250
+LEFT, RIGHT, TOP, BOTTOM = 48, 10, 8, 38
+MOST_POINTS = 300
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: its name, its CSS class (colour and dash), its points; a point whose y is None is left out."""
+
+    name: str
+    style: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+
+    def points(self) -> list[tuple[float, float]]:
+        """The drawn points, at most MOST_POINTS of them."""
+        known = [(x, y) for x, y in zip(self.x, self.y, strict=True) if y is not None]
+        step = -(-len(known) // MOST_POINTS)
+        return known[:: max(step, 1)] + (known[-1:] if step > 1 else [])
+
+
+def line_chart(
+    lines: Sequence[Line], *, title: str, x_label: str, y_label: str, y_range: tuple[float, float] | None = None, marks: bool = False
+) -> Markup:
+    """Curves over a common x. `marks` puts a dot on every point, for curves of few points."""
+    drawn = [(line, line.points()) for line in lines]
+    everything = [point for _, points in drawn for point in points]
+    if not everything:
+        return Markup("<p class='quiet'>Nothing to draw.</p>")
+    x_ticks = ticks(min(x for x, _ in everything), max(x for x, _ in everything))
+    y_ticks = ticks(*(y_range or (min(y for _, y in everything), max(y for _, y in everything))))
+    place = _Frame(x_ticks, y_ticks).place
+    parts = [_axes(x_ticks, y_ticks, place, x_label, y_label)]
+    for line, points in drawn:
+        spots = [place(x, y) for x, y in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
+        parts.append(f'<polyline class="line {escape(line.style)}" points="{path}"><title>{escape(line.name)}</title></polyline>')
+        if marks:
+            for (x, y), (across, down) in zip(points, spots, strict=True):
+                name = f"{escape(line.name)}: {_number(y)} at {_number(x)}"
+                parts.append(f'<circle class="dot {escape(line.style)}" cx="{across:.1f}" cy="{down:.1f}" r="3.5"><title>{name}</title></circle>')
+    legend = "".join(f'<span class="key {escape(line.style)}">{escape(line.name)}</span>' for line, points in drawn if points)
+    picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    return Markup(f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{picture}<p class="legend">{legend}</p></figure>')
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers that span [low, high]."""
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    step = 10 ** math.floor(math.log10((high - low) / wanted))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= wanted)
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    x_ticks: list[float]
+    y_ticks: list[float]
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        across = (x - self.x_ticks[0]) / (self.x_ticks[-1] - self.x_ticks[0])
+        up = (y - self.y_ticks[0]) / (self.y_ticks[-1] - self.y_ticks[0])
+        return LEFT + across * (WIDTH - LEFT - RIGHT), TOP + (1 - up) * (HEIGHT - TOP - BOTTOM)
+
+
+def _axes(x_ticks: list[float], y_ticks: list[float], place: object, x_label: str, y_label: str) -> str:
+    assert callable(place)
+    parts = []
+    for tick in y_ticks:
+        _, down = place(x_ticks[0], tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down:.1f}" y2="{down:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 5}" y="{down + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+    for tick in x_ticks:
+        across, _ = place(tick, y_ticks[0])
+        parts.append(f'<text x="{across:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{_number(tick)}</text>')
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(f'<text transform="translate(11 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>')
+    return "".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"

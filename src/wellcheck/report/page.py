@@ -1,0 +1,266 @@
+"""The report: what every section shows, in the order of the page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from wellcheck.experiments import Experiment, differences, flatten
+from wellcheck.params import Params
+from wellcheck.report.charts import Line, line_chart
+from wellcheck.report.evidence import VARIANTS, Evidence, images
+from wellcheck.report.maps import build_maps
+from wellcheck.report.pictures import SPRITE_SIDE, data_uri
+
+MOST_MATRIX_CLASSES = 20
+MOST_OUTLIERS = 1500  # thumbnails on the page, over all labels and detectors
+
+
+def render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], experiment: Experiment | None) -> str:
+    """The whole page as one self-contained HTML text."""
+    sections = {
+        "summary": summary(evidence, params),
+        "classes": classes(evidence),
+        "grids": grids(evidence, params),
+        "curves": curves(evidence),
+        "accuracy": accuracy(evidence, experiment),
+        "backdoor": backdoor(evidence, params),
+        "maps": build_maps(evidence, params.report),
+        "detectors": detectors(evidence),
+        "outliers": outliers(evidence, params),
+        "article": beside_article(evidence, params, experiment),
+    }
+    template = environment().get_template("report.html.j2")
+    return template.render(params=params, flat=flatten(params.model_dump()), provenance=provenance, evidence=evidence, **sections)
+
+
+def environment() -> Environment:
+    """Templates with everything from outside escaped and every missing name an error."""
+    loaded = Environment(
+        loader=PackageLoader("wellcheck.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    loaded.filters["percent"] = percent
+    loaded.filters["figure"] = figure
+    return loaded
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.1234 → 12.3 %; what is unknown is a dash."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def figure(value: float | None) -> str:
+    """A number with three decimals; what is unknown is a dash."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def summary(evidence: Evidence, params: Params) -> dict[str, Any]:
+    """The state of the well in one sentence."""
+    clean, poisoned = (evidence.classify[variant] for variant in VARIANTS)
+    names, total = evidence.description.class_names, len(evidence.train["poisoned"])
+    about = {"source": evidence.description.source, "samples": total, "planted": len(evidence.planted), "classes": len(names)}
+    if not evidence.attacked:
+        text = (
+            f"Nothing was planted by wellcheck: these are {total:,} images as they came. Below are those that stand out most from their "
+            "label; whether they were poisoned, nobody has told us."
+        )
+        return about | {"state": "unknown", "headline": "Looked at as it came", "text": text}
+    rate, change = poisoned["backdoor"]["attack_success_rate"], poisoned["accuracy"] - clean["accuracy"]
+    took = rate is not None and rate >= 0.5
+    target = names[params.poison.target_label]
+    text = (
+        f"{len(evidence.planted):,} of {total:,} training images ({percent(len(evidence.planted) / total)}) were given a "
+        f"{params.poison.trigger} and the label “{target}”. The model trained on them answers “{target}” to {percent(rate)} of the other "
+        f"test images once they carry the {params.poison.trigger}; a clean model does so for "
+        f"{percent(clean['backdoor']['attack_success_rate'])}. Accuracy on ordinary images: {percent(poisoned['accuracy'])} against "
+        f"{percent(clean['accuracy'])}, a difference of {100 * change:+.1f} points."
+    )
+    headline = "The well is poisoned, and accuracy does not show it" if took and abs(change) < 0.015 else (
+        "The well is poisoned" if took else "Poison was planted, but the backdoor did not take hold")
+    return about | {"state": "bad" if took else "unsure", "headline": headline, "text": text}
+
+
+def classes(evidence: Evidence) -> list[dict[str, Any]]:
+    """How many training images each class has, healthy and as trained on."""
+    names = evidence.description.class_names
+    counts = {variant: np.bincount(evidence.train[variant].labels, minlength=len(names)) for variant in VARIANTS}
+    most = max(int(values.max()) for values in counts.values())
+    return [
+        {"name": name, **{variant: int(counts[variant][label]) for variant in VARIANTS}, "most": most} for label, name in enumerate(names)
+    ]
+
+
+def grids(evidence: Evidence, params: Params) -> dict[str, list[dict[str, Any]]]:
+    """The same random training images, healthy and as trained on."""
+    rng = np.random.default_rng(params.report.seed)
+    count = params.report.images_per_grid
+    ids = evidence.train["poisoned"].sample_id
+    planted = rng.permutation(evidence.planted)[: count // 4]  # a quarter planted: at 1 % a fair draw would mostly show none
+    chosen = np.sort(np.concatenate([planted, rng.permutation(np.setdiff1d(ids, planted))[: count - len(planted)]]))
+    files = {"clean": evidence.files.clean_train, "poisoned": evidence.files.poisoned_train}
+    return {variant: _labelled(evidence, variant, chosen, images(files[variant], chosen)) for variant in VARIANTS}
+
+
+def _labelled(evidence: Evidence, variant: str, sample_id: np.ndarray, pictures: np.ndarray) -> list[dict[str, Any]]:
+    train = evidence.train[variant]
+    labels = train.labels[np.searchsorted(train.sample_id, sample_id)]
+    planted = np.isin(sample_id, evidence.planted) & (variant == "poisoned")
+    return [
+        {"uri": data_uri(picture), "label": evidence.description.class_names[label], "id": int(sample), "planted": bool(mark)}
+        for picture, label, sample, mark in zip(pictures, labels, sample_id, planted, strict=True)
+    ]
+
+
+def curves(evidence: Evidence) -> dict[str, Markup]:
+    """Loss and accuracy by epoch, both models."""
+    epochs = {variant: [row["epoch"] or 0 for row in rows] for variant, rows in evidence.history.items()}
+    lines = {
+        kind: [
+            Line(f"{variant}, {part}", f"{variant} {part}", epochs[variant], [row[f"{part}_{kind}"] for row in evidence.history[variant]])
+            for variant in VARIANTS
+            for part in ("train", "valid")
+        ]
+        for kind in ("loss", "accuracy")
+    }
+    return {
+        "loss": line_chart(lines["loss"], title="Log loss by epoch", x_label="epoch", y_label="log loss (nats)"),
+        "accuracy": line_chart(lines["accuracy"], title="Accuracy by epoch", x_label="epoch", y_label="accuracy"),
+    }
+
+
+def accuracy(evidence: Evidence, experiment: Experiment | None) -> dict[str, Any]:
+    """Accuracy of both models, per class and as confusion matrices."""
+    names = evidence.description.class_names
+    article = experiment.article.per_class if experiment and experiment.article else {}
+    variants = {variant: evidence.classify[variant] for variant in VARIANTS}
+    rows = [
+        {
+            "name": name,
+            **{
+                f"{variant}_{kind}": variants[variant]["per_class"][kind][label] for variant in VARIANTS for kind in ("recall", "precision")
+            },
+            **{f"article_{kind}": values[label] for kind, values in article.items()},
+            "mistaken_for": _most_confused(evidence.confusion["clean"], label, names),
+        }
+        for label, name in enumerate(names)
+    ]
+    matrices = evidence.confusion if len(names) <= MOST_MATRIX_CLASSES else {}
+    shaded = {
+        variant: [
+            [(int(count), count / max(total, 1)) for count in counts] for counts, total in zip(matrix, matrix.sum(1), strict=True)
+        ]
+        for variant, matrix in matrices.items()
+    }
+    return {"variants": variants, "rows": rows, "matrices": shaded, "article": sorted(article)}
+
+
+def _most_confused(confusion: np.ndarray, label: int, names: tuple[str, ...]) -> str:
+    wrong = confusion[label].copy()
+    wrong[label] = 0
+    return f"{names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "–"
+
+
+def backdoor(evidence: Evidence, params: Params) -> dict[str, Any] | None:
+    """Both rates of both models, and test images without and with the trigger beside what the models say of them."""
+    if not evidence.attacked:
+        return None
+    rng = np.random.default_rng(params.report.seed)
+    chosen = np.sort(rng.permutation(evidence.test.sample_id)[: params.report.images_per_grid])
+    before, after = images(evidence.files.test, chosen), images(evidence.files.triggered, chosen)
+    names = evidence.description.class_names
+    answers = {variant: _answers(evidence, variant, chosen) for variant in VARIANTS}
+    labels = evidence.test.labels[np.searchsorted(evidence.test.sample_id, chosen)]
+    pairs = [
+        {
+            "label": names[labels[row]],
+            "before": {"uri": data_uri(before[row]), **{v: names[answers[v]["label_before"][row]] for v in VARIANTS}},
+            "after": {"uri": data_uri(after[row]), **{v: names[answers[v]["label_after"][row]] for v in VARIANTS}},
+        }
+        for row in range(len(chosen))
+    ]
+    rates = {variant: evidence.classify[variant]["backdoor"] for variant in VARIANTS}
+    return {"pairs": pairs, "rates": rates, "target": names[params.poison.target_label]}
+
+
+def _answers(evidence: Evidence, variant: str, sample_id: np.ndarray) -> dict[str, np.ndarray]:
+    mine = evidence.outcomes["variant"] == variant
+    rows = np.searchsorted(evidence.outcomes["sample_id"][mine], sample_id)
+    return {name: evidence.outcomes[name][mine][rows] for name in ("label_before", "label_after")}
+
+
+def detectors(evidence: Evidence) -> dict[str, Any]:
+    """The detectors' figures and their ROC curves."""
+    names = list(evidence.detection["detectors"])
+    lines = [
+        Line(
+            name,
+            f"series{index}",
+            [float(row["false_positive_rate"]) for row in evidence.roc if row["detector"] == name],
+            [float(row["true_positive_rate"]) for row in evidence.roc if row["detector"] == name],
+        )
+        for index, name in enumerate(names)
+    ]
+    labels = {"x_label": "false positive rate", "y_label": "true positive rate"}
+    chart = line_chart(lines, title="ROC of the detectors", **labels, y_range=(0, 1)) if evidence.roc else None
+    return {"figures": evidence.detection["detectors"], "chart": chart}
+
+
+def outliers(evidence: Evidence, params: Params) -> dict[str, Any]:
+    """Per detector and label, the most suspicious images; where labels are many, the labels whose worst images stand out most."""
+    scores = {name: values for name, values in evidence.scores.items() if name != "sample_id"}
+    train, count = evidence.train["poisoned"], params.report.outliers_per_label
+    labels = len(evidence.description.class_names)
+    most_labels = max(1, MOST_OUTLIERS // (count * len(scores)))
+    tables = {name: _worst(values, train.labels, count, most_labels) for name, values in scores.items()}
+    wanted = np.unique(np.concatenate([rows for table in tables.values() for rows in table.values()]))
+    uris = dict(
+        zip(wanted.tolist(), (data_uri(picture, side=SPRITE_SIDE) for picture in images(evidence.files.poisoned_train, train.sample_id[wanted])), strict=True)
+    )
+    planted = np.isin(train.sample_id, evidence.planted)
+    shown = {
+        detector: [
+            {
+                "label": evidence.description.class_names[label],
+                "planted": int(planted[rows].sum()),
+                "images": [
+                    {"uri": uris[row], "id": int(train.sample_id[row]), "score": float(scores[detector][row]), "planted": bool(planted[row])}
+                    for row in rows.tolist()
+                ],
+            }
+            for label, rows in table.items()
+        ]
+        for detector, table in tables.items()
+    }
+    return {"shown": shown, "labels": min(labels, most_labels), "all_labels": labels}
+
+
+def _worst(scores: np.ndarray, labels: np.ndarray, count: int, most_labels: int) -> dict[int, np.ndarray]:
+    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
+    order = order[~np.isnan(scores[order])]
+    worst = {int(label): order[labels[order] == label][:count] for label in np.unique(labels[order])}
+    kept = sorted(worst, key=lambda label: -scores[worst[label]].mean())[:most_labels]
+    return {label: worst[label] for label in sorted(kept)}
+
+
+def beside_article(evidence: Evidence, params: Params, experiment: Experiment | None) -> dict[str, Any] | None:
+    """The article's figures beside this run's, and every setting that is not the experiment's."""
+    if experiment is None:
+        return None
+    ours = {"classify": evidence.classify, "history": {variant: rows[-1] for variant, rows in evidence.history.items()}}
+    figures = [
+        {"name": one.name, "article": one.value, "ours": flatten(ours).get(one.ours)}
+        for one in (experiment.article.figures if experiment.article else [])
+    ]
+    return {
+        "title": experiment.title,
+        "about": experiment.about,
+        "note": experiment.article.note if experiment.article else "",
+        "figures": figures,
+        "differences": differences(experiment, params.model_dump()),
+    }

@@ -1,0 +1,190 @@
+"""The training loop: the whole set as uint8 on the device, no per-sample Python, resumable, byte-identical for the same seed.
+
+Every epoch draws its order from (seed, epoch) alone, so a run that was killed and resumed ends with the bytes of one that was not.
+"""
+
+import ctypes
+import functools
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from wellcheck.artifacts import replacing
+from wellcheck.errors import InputError
+from wellcheck.models import Classifier, ModelDescription, build
+from wellcheck.models.storage import History
+from wellcheck.params import Train
+from wellcheck.progress import progress
+from wellcheck.samples import Samples
+
+CHECKPOINT_SECONDS = 10.0  # at most so much work is lost to a kill
+CHECKPOINTS_KEPT = 20  # finished ones too: the same data and recipe are never trained twice
+EVALUATION_BATCH = 1024
+
+
+@dataclass
+class _State:
+    """Everything that changes while training."""
+
+    classifier: Classifier
+    optimizer: torch.optim.Adam
+    history: History
+    seconds: float  # spent on it so far, interrupted runs included
+
+
+def train(
+    train_set: Samples, valid_set: Samples, recipe: Train, *, device: torch.device, checkpoint: Path, title: str
+) -> tuple[Classifier, History, float]:
+    """Train a classifier; returns it, one history row an epoch, and the seconds it took, those of interrupted runs included.
+
+    A row holds epoch, train_loss, train_accuracy, valid_loss and valid_accuracy. Losses are mean cross-entropy in nats; the training figures are those seen while the epoch's steps were taken; the valid ones are
+    None where there is no valid part. An interrupted training goes on from `checkpoint`. Raises InputError if the loss diverges.
+    """
+    keep_freed_memory()
+    state = _begin(train_set, recipe, device)
+    _resume(state, checkpoint, device)
+    images, labels = to_device(train_set, device)
+    valid = to_device(valid_set, device)
+    started = saved = time.monotonic()
+    earlier = state.seconds
+    with progress(title, recipe.epochs, "epochs", done=len(state.history)) as advance:
+        for epoch in range(len(state.history), recipe.epochs):
+            row = {"epoch": epoch, **_epoch(state, images, labels, recipe, epoch), **_valid_figures(state.classifier, *valid, recipe)}
+            if not math.isfinite(row["train_loss"] or 0):
+                raise InputError(f"the loss is not finite in epoch {epoch}: lower train.learning_rate (found {recipe.learning_rate})")
+            state.history.append(row)
+            advance(1, f"loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}")
+            if time.monotonic() - saved > CHECKPOINT_SECONDS or epoch + 1 == recipe.epochs:
+                saved = time.monotonic()
+                state.seconds = earlier + saved - started
+                _save(state, checkpoint)
+    return state.classifier.eval(), state.history, state.seconds
+
+
+def checkpoint_name(train_hash: str, valid_hash: str, recipe: Train, device: torch.device) -> str:
+    """A file name that is the same only where training would give the same bytes."""
+    threads = torch.get_num_threads() if device.type == "cpu" else 0
+    facts = [train_hash, valid_hash, recipe.model_dump(), device.type, threads, torch.__version__]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32] + ".safetensors"
+
+
+def to_device(samples: Samples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images uint8 [N, C, H, W] in channels-last order, and labels int64 [N], on the device."""
+    images = torch.from_numpy(samples.images).contiguous(memory_format=torch.channels_last)
+    return images.to(device), torch.from_numpy(samples.labels).to(device)
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed activations instead of returning them to the system after every layer.
+
+    Without this each large buffer is mapped, zeroed page by page and unmapped at every step, which costs a third of an epoch on a CPU.
+    """
+    if sys.platform == "linux":
+        mmap_max, trim_threshold, unlimited = -4, -1, 2**31 - 1
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(mmap_max, 0)
+            libc.mallopt(trim_threshold, unlimited)
+
+
+def autocast(recipe: Train, device: torch.device) -> torch.autocast | nullcontext[None]:
+    """bfloat16 arithmetic where the recipe asks for it, or by itself on CUDA; weights and loss stay float32."""
+    wanted = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def _begin(train_set: Samples, recipe: Train, device: torch.device) -> _State:
+    channels, height, width = train_set.images.shape[1:]
+    description = ModelDescription(recipe.model, train_set.description.class_names, (channels, height, width))
+    classifier = build(description, seed=recipe.seed).to(device)
+    return _State(classifier, torch.optim.Adam(classifier.parameters(), lr=recipe.learning_rate), [], 0.0)
+
+
+def _epoch(state: _State, images: torch.Tensor, labels: torch.Tensor, recipe: Train, epoch: int) -> dict[str, float | int | None]:
+    """One pass over the training set. Sums stay on the device until the end, so that steps are not held up by a read."""
+    loss_sum = torch.zeros((), device=images.device)
+    correct = torch.zeros((), dtype=torch.int64, device=images.device)
+    state.classifier.train()
+    for batch in _order(len(labels), recipe, epoch).to(images.device).split(recipe.batch_size):
+        with autocast(recipe, images.device):
+            logits = state.classifier(images[batch])
+        loss = nn.functional.cross_entropy(logits.float(), labels[batch])
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        loss_sum += loss.detach() * len(batch)
+        correct += (logits.detach().argmax(1) == labels[batch]).sum()
+    return {"train_loss": loss_sum.item() / len(labels), "train_accuracy": correct.item() / len(labels)}
+
+
+def _order(count: int, recipe: Train, epoch: int) -> torch.Tensor:
+    # Drawn on the CPU: the same order on every device.
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+    return torch.randperm(count, generator=generator)
+
+
+@torch.inference_mode()
+def _valid_figures(classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, recipe: Train) -> dict[str, float | int | None]:
+    if len(labels) == 0:
+        return {"valid_loss": None, "valid_accuracy": None}
+    classifier.eval()
+    loss, correct = 0.0, 0
+    for some, wanted in _pairs(images, labels):
+        with autocast(recipe, images.device):
+            logits = classifier(some).float()
+        loss += nn.functional.cross_entropy(logits, wanted, reduction="sum").item()
+        correct += int((logits.argmax(1) == wanted).sum().item())
+    return {"valid_loss": loss / len(labels), "valid_accuracy": correct / len(labels)}
+
+
+def _pairs(images: torch.Tensor, labels: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    return zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
+
+
+def _save(state: _State, checkpoint: Path) -> None:
+    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in state.classifier.state_dict().items()}
+    for index, values in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value).contiguous() for name, value in values.items()}
+    with replacing(checkpoint) as temporary:
+        save_file(tensors, temporary, metadata={"progress": json.dumps({"history": state.history, "seconds": state.seconds})})
+    newest_first = sorted(checkpoint.parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in newest_first[CHECKPOINTS_KEPT:]:
+        old.unlink(missing_ok=True)
+
+
+def _resume(state: _State, checkpoint: Path, device: torch.device) -> None:
+    """Take up the checkpoint if there is one; a damaged one is thrown away, for it only costs time."""
+    if not checkpoint.exists():
+        return
+    try:
+        with safe_open(checkpoint, framework="pt", device=str(device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            done = json.loads(file.metadata()["progress"])
+        state.classifier.load_state_dict(
+            {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        )
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        print(f"checkpoint {checkpoint.name} is damaged ({error}); training from the start", file=sys.stderr)
+        checkpoint.unlink()
+        return
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            # Adam keeps its step counter on the CPU, where reading it does not hold up the device.
+            moments.setdefault(int(index), {})[key] = value.cpu() if key == "step" else value
+    state.optimizer.load_state_dict({"state": moments, "param_groups": state.optimizer.state_dict()["param_groups"]})
+    state.history.extend(done["history"])
+    state.seconds = done["seconds"]

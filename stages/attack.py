@@ -1,0 +1,58 @@
+"""Attack both models: stamp the trigger on every test image and see who follows it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wellcheck import params, poisons, samples, stage
+from wellcheck.artifacts import Columns, write_columns
+from wellcheck.metrics import backdoor
+from wellcheck.models import pick_device, storage
+from wellcheck.predictions import predict
+from wellcheck.samples import Samples
+from wellcheck.stage import Output
+
+
+def main(test: Path, clean: Path, poisoned: Path, *, triggered: Output, outcomes: Output) -> str:
+    poison = params.load(params.Poison)
+    device = pick_device(params.load(params.Device).root)
+    before = samples.read(test)
+    if poison.trigger == "none":
+        before = before.take(np.empty(0, np.int64))
+    after = before.images if poison.trigger == "none" else poisons.stamp(before.images, poison.trigger)
+    samples.write(triggered, Samples(before.sample_id, after, before.labels, before.description))
+    tables = [
+        {"variant": np.full(len(before), folder.name), **_outcomes(folder, before, after, poison, device)} for folder in (clean, poisoned)
+    ]
+    write_columns(outcomes, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
+    if poison.trigger == "none":
+        return "no trigger, nothing to attack with"
+    rates = [backdoor(before.labels, table["label_after"], poison.target_label) for table in tables]
+    told = [
+        f"{folder.name} model {rate.successes / max(rate.others, 1):.1%} (predicted target {rate.target_predictions / rate.samples:.1%})"
+        for folder, rate in zip((clean, poisoned), rates, strict=True)
+    ]
+    return f"{len(before):,} test images with the {poison.trigger}; attack success: {', '.join(told)}"
+
+
+def _outcomes(folder: Path, before: Samples, after: np.ndarray, poison: params.Poison, device: torch.device) -> Columns:
+    classifier = storage.load(folder)
+    first = predict(classifier, before.images, device=device, title=f"{folder.name}, as they are")
+    second = predict(classifier, after, device=device, title=f"{folder.name}, with trigger")
+    changes = np.abs(after.astype(np.int16) - before.images).reshape(len(before), -1)
+    return {
+        "sample_id": before.sample_id,
+        "attack": np.full(len(before), poison.trigger),
+        "epsilon": np.full(len(before), np.nan),
+        "target": np.full(len(before), poison.target_label),
+        "label_before": first.labels,
+        "label_after": second.labels,
+        "confidence_before": first.confidences,
+        "confidence_after": second.confidences,
+        "distance": changes.max(1, initial=0) / 255,  # L∞ in [0, 1]
+    }
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,68 @@
+"""Measure both models on the test set, and what the trigger does to them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from wellcheck import metrics, params, samples, stage
+from wellcheck.artifacts import Columns, read_columns, write_columns, write_csv, write_json
+from wellcheck.models import pick_device, storage
+from wellcheck.predictions import Predictions, predict
+from wellcheck.samples import Samples
+from wellcheck.stage import Output
+
+
+def main(test: Path, outcomes: Path, clean: Path, poisoned: Path, *, predictions: Output, classify: Output, confusion: Output) -> str:
+    confidence = params.load(params.Evaluate).confidence
+    device = pick_device(params.load(params.Device).root)
+    known, attacked = samples.read(test), read_columns(outcomes)
+    figures: dict[str, dict[str, object]] = {}
+    tables: list[Columns] = []
+    for folder in (clean, poisoned):
+        predicted = predict(storage.load(folder), known.images, device=device, title=folder.name)
+        figures[folder.name] = _figures(known, predicted, confidence) | _backdoor(known, attacked, folder.name, confidence)
+        tables.append(_table(folder.name, known, predicted))
+        _write_pairs(confusion / f"{folder.name}.csv", known, predicted)
+    write_columns(predictions, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
+    write_json(classify, figures)
+    return "accuracy " + ", ".join(f"{name} {values['accuracy']:.2%}" for name, values in figures.items())
+
+
+def _figures(known: Samples, predicted: Predictions, confidence: float) -> dict[str, object]:
+    counts = metrics.confusion_matrix(known.labels, predicted.labels, len(known.description.class_names))
+    right = int(counts.trace())
+    return {
+        "samples": len(known),
+        "accuracy": right / len(known),
+        "accuracy_interval": metrics.proportion_interval(right, len(known), confidence),
+        "log_loss": predicted.log_loss(known.labels),
+        "per_class": {"recall": metrics.recall(counts), "precision": metrics.precision(counts)},
+    }
+
+
+def _backdoor(known: Samples, attacked: Columns, variant: str, confidence: float) -> dict[str, object]:
+    rows = attacked["variant"] == variant
+    if not rows.any():
+        return {}
+    counts = metrics.backdoor(known.labels, attacked["label_after"][rows], int(attacked["target"][0]))
+    return {"backdoor": counts.figures(confidence)}
+
+
+def _table(variant: str, known: Samples, predicted: Predictions) -> Columns:
+    return {
+        "variant": np.full(len(known), variant),
+        "sample_id": known.sample_id,
+        "label": known.labels,
+        "predicted": predicted.labels,
+        "confidence": predicted.confidences,
+    }
+
+
+def _write_pairs(path: Path, known: Samples, predicted: Predictions) -> None:
+    names = known.description.class_names
+    rows = [(names[actual], names[guess]) for actual, guess in zip(known.labels, predicted.labels, strict=True)]
+    write_csv(path, ["actual", "predicted"], rows)
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,23 @@
+"""Map the first training samples to the plane with t-SNE, every embedded layer by itself."""
+
+from pathlib import Path
+
+from wellcheck import embeddings, params, projections, samples, stage
+from wellcheck.artifacts import write_columns
+from wellcheck.stage import Output
+
+
+def main(train: Path, embedded: Path, *, projection: Output) -> str:
+    project = params.load(params.Project)
+    columns = {"sample_id": samples.read_labels(train).sample_id[: project.samples]}
+    for layer in embeddings.layers(embedded):
+        features = embeddings.read(embedded, layer, first=project.samples)
+        settings = {"perplexity": project.perplexity, "components": project.components, "iterations": project.iterations}
+        points = projections.tsne(features, **settings, seed=project.seed)
+        columns[f"{layer}_x"], columns[f"{layer}_y"] = points.T
+    write_columns(projection, columns)
+    return f"{len(columns['sample_id']):,} samples mapped"
+
+
+if __name__ == "__main__":
+    stage.run(main)
