@@ -12,8 +12,9 @@ def main(train: Path, embedded: Path, *, projection: Output) -> str:
     columns = {"sample_id": samples.read_labels(train).sample_id[: project.samples]}
     for layer in embeddings.layers(embedded):
         features = embeddings.read(embedded, layer, first=project.samples)
-        settings = {"perplexity": project.perplexity, "components": project.components, "iterations": project.iterations}
-        points = projections.tsne(features, **settings, seed=project.seed)
+        points = projections.tsne(
+            features, perplexity=project.perplexity, components=project.components, iterations=project.iterations, seed=project.seed
+        )
         columns[f"{layer}_x"], columns[f"{layer}_y"] = points.T
     write_columns(projection, columns)
     return f"{len(columns['sample_id']):,} samples mapped"

@@ -1,7 +1,5 @@
 """Write the report: one HTML file that holds everything and asks for nothing from outside."""
 
-from pathlib import Path
-
 from wellcheck import experiments, params, provenance, stage
 from wellcheck.artifacts import write_text
 from wellcheck.errors import InputError

@@ -1,21 +1,25 @@
 """Encoded images become arrays of one shape, and what is no image is named."""
 
 import io
+import os
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from wellcheck.datasets.decoding import Encoded, decode, decode_one, infer_shape, source_of_arrays, source_of_encoded
+from wellcheck.datasets.decoding import Encoded, Named, decode, decode_one, infer_shape, source_of_arrays, source_of_encoded
 from wellcheck.datasets.source import Source, Split, class_name
 from wellcheck.errors import InputError
 from wellcheck.params import Dataset
 
+Color = float | tuple[float, ...]
+
 
 def dataset(size: int | None = None, channels: int | None = None) -> Dataset:
-    return Dataset(name="parquet", path="own", size=size, channels=channels)
+    return Dataset.model_validate({"name": "parquet", "path": "own", "size": size, "channels": channels})
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -24,7 +28,7 @@ def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return file.getvalue()
 
 
-def picture(width: int, height: int, mode: str = "RGB", color: object = 0) -> bytes:
+def picture(width: int, height: int, mode: str = "RGB", color: Color = 0) -> bytes:
     return encode(Image.new(mode, (width, height), color))
 
 
@@ -42,6 +46,7 @@ def encoded(*contents: bytes) -> Encoded:
         ([picture(6, 6, "P")], {}, (3, 6, 6)),
         ([picture(9, 5), picture(5, 9), picture(30, 20)], {}, (3, 5, 5)),  # shorter sides 5, 5, 20
         ([picture(9, 8), picture(5, 9), picture(30, 20)], {}, (3, 8, 8)),  # shorter sides 5, 8, 20
+        ([picture(9, 8), picture(5, 9)], {}, (3, 5, 5)),  # of two in the middle, the smaller
         ([picture(300, 301), picture(400, 300)], {}, (3, 224, 224)),
         ([picture(9, 5), picture(5, 9)], {"size": 16}, (3, 16, 16)),
         ([picture(7, 5)], {"channels": 1}, (1, 5, 7)),
@@ -69,6 +74,26 @@ def test_large_images_decoded_by_several_threads_stay_in_order() -> None:
     assert np.array_equal(got, noise.transpose(0, 3, 1, 2))
 
 
+def test_highly_compressed_images_are_decoded_a_few_at_a_time() -> None:
+    pieces = list(decode(encoded(*[picture(1024, 1024)] * 7).read(), (3, 1024, 1024)))  # a few kB each, 3 MiB when decoded
+    assert [len(piece) for piece in pieces] == [2, 2, 2, 1]
+
+
+def test_only_a_few_images_are_read_ahead() -> None:
+    read = 0
+
+    def count() -> Iterator[Named]:
+        nonlocal read
+        while read < 100_000:
+            read += 1
+            yield "x", picture(8, 8)
+
+    batches = decode(count(), (3, 8, 8))
+    next(batches)
+    assert read <= 64 * (2 * (os.cpu_count() or 1) + 2)
+    batches.close()  # type: ignore[attr-defined]
+
+
 def test_sixteen_bits_are_scaled_to_eight() -> None:
     deep = np.array([[0, 257, 32768, 65535]], np.uint16)
     assert decode_one("x", encode(Image.fromarray(deep)), (1, 1, 4)).ravel().tolist() == [0, 1, 128, 255]
@@ -87,7 +112,7 @@ def test_sixteen_bits_are_scaled_to_eight() -> None:
         ("1", 1, [255, 255, 255]),
     ],
 )
-def test_modes_become_colours_and_transparency_is_white(mode: str, color: object, expected: list[int]) -> None:
+def test_modes_become_colours_and_transparency_is_white(mode: str, color: Color, expected: list[int]) -> None:
     assert decode_one("x", picture(1, 1, mode, color), (3, 1, 1)).ravel().tolist() == expected
 
 

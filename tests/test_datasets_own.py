@@ -143,6 +143,14 @@ def test_broken_and_circular_links_are_refused(tmp_path: Path, target: str, mess
         open_own("folder", tmp_path)
 
 
+def test_a_ring_of_folders_is_refused(tmp_path: Path) -> None:
+    for name in ("a/sub/1.png", "b/1.png"):
+        put(tmp_path / name, png(1))
+    (tmp_path / "a/sub/ring").symlink_to(".")
+    with pytest.raises(InputError, match=r"a/sub/ring: a symbolic link back to a folder it is in"):
+        open_own("folder", tmp_path)
+
+
 def test_links_within_the_folder_and_to_the_folder_are_followed(tmp_path: Path) -> None:
     for name in ("own/a/1.png", "own/b/1.png"):
         put(tmp_path / name, png(1))

@@ -58,6 +58,8 @@ def test_digits_are_enlarged() -> None:
     small, large = (open_source(dataset("digits", size)) for size in (None, 28))
     before, after = (np.concatenate([images for images, _ in source.train.batches()]) for source in (small, large))
     assert after.shape == (1797, 1, 28, 28)
+    bicubic = Image.fromarray(before[5, 0]).resize((28, 28), Image.Resampling.BICUBIC)
+    assert np.array_equal(after[5, 0], np.asarray(bicubic))
     # Enlarged, not padded or cropped: brightness stays where and what it was.
     quarters = [images.reshape(1797, 2, side // 2, 2, side // 2).mean(axis=(2, 4)) for images, side in ((before, 8), (after, 28))]
     assert np.abs(quarters[0] - quarters[1]).max() < 12

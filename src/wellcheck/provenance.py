@@ -51,4 +51,4 @@ def _git(*arguments: str) -> str | None:
 
 def _seconds(run: dict[str, Any]) -> float:
     # A resumed training counts what the interrupted runs had done.
-    return round(max(run["seconds"], run.get("training_seconds", 0.0)), 2)
+    return round(float(max(run["seconds"], run.get("training_seconds", 0.0))), 2)

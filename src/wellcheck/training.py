@@ -48,8 +48,9 @@ def train(
 ) -> tuple[Classifier, History, float]:
     """Train a classifier; returns it, one history row an epoch, and the seconds it took, those of interrupted runs included.
 
-    A row holds epoch, train_loss, train_accuracy, valid_loss and valid_accuracy. Losses are mean cross-entropy in nats; the training figures are those seen while the epoch's steps were taken; the valid ones are
-    None where there is no valid part. An interrupted training goes on from `checkpoint`. Raises InputError if the loss diverges.
+    A row holds epoch, train_loss, train_accuracy, valid_loss and valid_accuracy. Losses are mean cross-entropy in nats; the training
+    figures are those seen while the epoch's steps were taken; the valid ones are None where there is no valid part. An interrupted
+    training goes on from `checkpoint`. Raises InputError if the loss diverges.
     """
     keep_freed_memory()
     state = _begin(train_set, recipe, device)

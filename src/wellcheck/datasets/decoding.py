@@ -7,6 +7,7 @@ One channel if every image is grey, three otherwise.
 
 import io
 import itertools
+import math
 import os
 import statistics
 import warnings
@@ -118,7 +119,7 @@ def _decode_split(split: Encoded, shape: Shape) -> Iterator[np.ndarray]:
 
 def decode(images: Iterable[Named], shape: Shape) -> Iterator[np.ndarray]:
     """Decode to uint8 [n, C, H, W] in order. Raises InputError naming the first image that cannot be read."""
-    return _in_order(lambda chunk: np.stack([decode_one(where, content, shape) for where, content in chunk]), _chunks(images))
+    return _in_order(lambda chunk: np.stack([decode_one(where, content, shape) for where, content in chunk]), _chunks(images, shape))
 
 
 def decode_one(where: str, content: bytes, shape: Shape) -> np.ndarray:
@@ -176,9 +177,9 @@ def _read_header(where: str, content: bytes) -> tuple[tuple[int, int], bool]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8, from what stands before the pixels; Pillow turns TIFF by itself."""
+    """EXIF orientation 1..8, from what stands before the pixels; 1 for TIFF, which Pillow turns by itself."""
     # getexif() on a PNG without EXIF would decode all of it to look behind the pixels.
-    if "exif" not in image.info or image.format == "TIFF":
+    if "exif" not in image.info:
         return 1
     orientation = image.getexif().get(ORIENTATION_TAG)
     return orientation if orientation in TURNS else 1
@@ -214,14 +215,15 @@ def _fit(image: Image.Image, shape: Shape, resample: Image.Resampling) -> np.nda
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def _chunks(images: Iterable[Named]) -> Iterator[list[Named]]:
-    """Images in groups that are worth a task for a thread, and bounded in bytes."""
+def _chunks(images: Iterable[Named], shape: Shape) -> Iterator[list[Named]]:
+    """Images in groups that are worth a task for a thread, and bounded in bytes before and after decoding."""
+    most = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // math.prod(shape)))
     chunk: list[Named] = []
     size = 0
     for image in images:
         chunk.append(image)
         size += len(image[1])
-        if len(chunk) == CHUNK_IMAGES or size >= CHUNK_BYTES:
+        if len(chunk) == most or size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
     if chunk:

@@ -62,7 +62,7 @@ def fetch(name: str, archive: Archive) -> Path:
             if differences := _differences(part, archive):
                 part.unlink()
                 raise InputError(f"{whole}: {differences}; the damaged download from {archive.url} was deleted, run it again")
-            os.replace(part, whole)
+            part.replace(whole)
     return whole
 
 

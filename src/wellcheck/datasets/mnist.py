@@ -2,7 +2,6 @@
 
 import errno
 import http.client
-import os
 import shutil
 import socket
 import tempfile
@@ -62,7 +61,7 @@ def load_splits(kind: Literal["MNIST", "FashionMNIST"], name: str) -> tuple[Arra
             reason = " ".join(str(error).split())
             raise InputError(f"{name}: torchvision cannot download it: {reason}; {mirror.advice(name)}") from None
         for archive in raw.glob("*.gz"):
-            os.replace(archive, kept / archive.name)
+            archive.replace(kept / archive.name)
     train, test = ((split.data.numpy()[:, None], split.targets.numpy().astype(np.int64)) for split in splits)
     return train, test
 

@@ -40,7 +40,9 @@ def read(path: Path, layer: str, *, first: int | None = None) -> np.ndarray:
     with _opened(path) as file:
         if layer not in file.keys():  # noqa: SIM118 (not a dict)
             raise InputError(f"{path}: no layer '{layer}'; it has {', '.join(file.keys())}: see embed.layers")
-        values: np.ndarray = file.get_tensor(layer) if first is None else file.get_slice(layer)[:first]
+        stored = file.get_slice(layer)
+        rows = stored.get_shape()[0]
+        values: np.ndarray = stored[: rows if first is None else min(first, rows)]
         return values
 
 

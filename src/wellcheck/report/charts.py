@@ -45,8 +45,8 @@ def line_chart(
         parts.append(f'<polyline class="line {escape(line.style)}" points="{path}"><title>{escape(line.name)}</title></polyline>')
         if marks:
             for (x, y), (across, down) in zip(points, spots, strict=True):
-                name = f"{escape(line.name)}: {_number(y)} at {_number(x)}"
-                parts.append(f'<circle class="dot {escape(line.style)}" cx="{across:.1f}" cy="{down:.1f}" r="3.5"><title>{name}</title></circle>')
+                told = f"<title>{escape(line.name)}: {_number(y)} at {_number(x)}</title>"
+                parts.append(f'<circle class="dot {escape(line.style)}" cx="{across:.1f}" cy="{down:.1f}" r="3.5">{told}</circle>')
     legend = "".join(f'<span class="key {escape(line.style)}">{escape(line.name)}</span>' for line, points in drawn if points)
     picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
     return Markup(f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{picture}<p class="legend">{legend}</p></figure>')

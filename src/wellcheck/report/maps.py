@@ -17,8 +17,9 @@ def build_maps(evidence: Evidence, settings: Report) -> dict[str, Any]:
     shown = _choose(evidence, settings)
     changed = shown[np.isin(shown, evidence.planted)]
     cells = np.concatenate(
-        [images(evidence.files.clean_train, shown), images(evidence.files.poisoned_train, changed)] if len(changed) else
-        [images(evidence.files.clean_train, shown)]
+        [images(evidence.files.clean_train, shown), images(evidence.files.poisoned_train, changed)]
+        if len(changed)
+        else [images(evidence.files.clean_train, shown)]
     )
     address, width, height = sprite(cells, columns=SPRITE_COLUMNS)
     layers = sorted({name.removesuffix("_x") for name in evidence.maps["clean"] if name.endswith("_x")}, key=lambda name: name != "pixels")
@@ -47,9 +48,9 @@ def _points(evidence: Evidence, variant: str, layer: str, shown: np.ndarray, cel
     table = evidence.maps[variant]
     rows = np.searchsorted(table["sample_id"], shown)
     position = np.column_stack([table[f"{layer}_x"], table[f"{layer}_y"]])[rows].astype(np.float64)
-    low = position.min(0)
-    extent = (position - low).max() or 1  # one scale for both axes: distances keep their meaning
-    whole = ((position - low) / extent * GRID).round().astype(int)
+    low, high = position.min(0), position.max(0)
+    extent = (high - low).max() or 1  # one scale for both axes: distances keep their meaning
+    whole = (((position - (low + high) / 2) / extent + 0.5) * GRID).round().astype(int)
     train = evidence.train[variant]
     labels = train.labels[np.searchsorted(train.sample_id, shown)]
     planted = np.isin(shown, evidence.planted) & (variant == "poisoned")

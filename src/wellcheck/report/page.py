@@ -52,7 +52,7 @@ def environment() -> Environment:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """0.1234 → 12.3 %; what is unknown is a dash."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+    return "–" if value is None else f"{100 * value:.{digits}f}\u202f%"  # a narrow space that does not break
 
 
 def figure(value: float | None) -> str:
@@ -81,8 +81,11 @@ def summary(evidence: Evidence, params: Params) -> dict[str, Any]:
         f"{percent(clean['backdoor']['attack_success_rate'])}. Accuracy on ordinary images: {percent(poisoned['accuracy'])} against "
         f"{percent(clean['accuracy'])}, a difference of {100 * change:+.1f} points."
     )
-    headline = "The well is poisoned, and accuracy does not show it" if took and abs(change) < 0.015 else (
-        "The well is poisoned" if took else "Poison was planted, but the backdoor did not take hold")
+    headline = (
+        "The well is poisoned, and accuracy does not show it"
+        if took and abs(change) < 0.015
+        else ("The well is poisoned" if took else "Poison was planted, but the backdoor did not take hold")
+    )
     return about | {"state": "bad" if took else "unsure", "headline": headline, "text": text}
 
 
@@ -152,9 +155,7 @@ def accuracy(evidence: Evidence, experiment: Experiment | None) -> dict[str, Any
     ]
     matrices = evidence.confusion if len(names) <= MOST_MATRIX_CLASSES else {}
     shaded = {
-        variant: [
-            [(int(count), count / max(total, 1)) for count in counts] for counts, total in zip(matrix, matrix.sum(1), strict=True)
-        ]
+        variant: [[(int(count), count / max(total, 1)) for count in counts] for counts, total in zip(matrix, matrix.sum(1), strict=True)]
         for variant, matrix in matrices.items()
     }
     return {"variants": variants, "rows": rows, "matrices": shaded, "article": sorted(article)}
@@ -206,8 +207,8 @@ def detectors(evidence: Evidence) -> dict[str, Any]:
         )
         for index, name in enumerate(names)
     ]
-    labels = {"x_label": "false positive rate", "y_label": "true positive rate"}
-    chart = line_chart(lines, title="ROC of the detectors", **labels, y_range=(0, 1)) if evidence.roc else None
+    title, across, up = "ROC of the detectors", "false positive rate", "true positive rate"
+    chart = line_chart(lines, title=title, x_label=across, y_label=up, y_range=(0, 1)) if evidence.roc else None
     return {"figures": evidence.detection["detectors"], "chart": chart}
 
 
@@ -219,19 +220,20 @@ def outliers(evidence: Evidence, params: Params) -> dict[str, Any]:
     most_labels = max(1, MOST_OUTLIERS // (count * len(scores)))
     tables = {name: _worst(values, train.labels, count, most_labels) for name, values in scores.items()}
     wanted = np.unique(np.concatenate([rows for table in tables.values() for rows in table.values()]))
-    uris = dict(
-        zip(wanted.tolist(), (data_uri(picture, side=SPRITE_SIDE) for picture in images(evidence.files.poisoned_train, train.sample_id[wanted])), strict=True)
-    )
+    pictures = images(evidence.files.poisoned_train, train.sample_id[wanted])
+    uris = {int(row): data_uri(picture, side=SPRITE_SIDE) for row, picture in zip(wanted, pictures, strict=True)}
     planted = np.isin(train.sample_id, evidence.planted)
+
+    def show(detector: str, row: int) -> dict[str, Any]:
+        score, sample = float(scores[detector][row]), int(train.sample_id[row])
+        return {"uri": uris[row], "id": sample, "score": score, "planted": bool(planted[row])}
+
     shown = {
         detector: [
             {
                 "label": evidence.description.class_names[label],
                 "planted": int(planted[rows].sum()),
-                "images": [
-                    {"uri": uris[row], "id": int(train.sample_id[row]), "score": float(scores[detector][row]), "planted": bool(planted[row])}
-                    for row in rows.tolist()
-                ],
+                "images": [show(detector, row) for row in rows.tolist()],
             }
             for label, rows in table.items()
         ]
