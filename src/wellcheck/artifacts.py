@@ -99,5 +99,6 @@ def first_line(error: BaseException) -> str:
 
 def cache_folder() -> Path:
     """Where downloads and checkpoints live, outside every project: `WELLCHECK_CACHE`, or the user's cache folder."""
-    named = os.environ.get("WELLCHECK_CACHE")
-    return Path(named) if named else platformdirs.user_cache_path("wellcheck")
+    folder = Path(os.environ.get("WELLCHECK_CACHE") or platformdirs.user_cache_path("wellcheck"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

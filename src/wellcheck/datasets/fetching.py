@@ -4,7 +4,6 @@ import contextlib
 import errno
 import hashlib
 import http.client
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -12,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
-
+from wellcheck.artifacts import cache_folder
 from wellcheck.datasets import mirror
 from wellcheck.errors import InputError
 from wellcheck.progress import progress
@@ -23,7 +21,6 @@ try:
 except ImportError:  # not on Windows: there, two downloads at once end in a checksum error
     fcntl = None  # type: ignore[assignment]
 
-CACHE_VARIABLE = "WELLCHECK_CACHE"
 TIMEOUT_SECONDS = 30.0
 BLOCK_BYTES = 2**18
 MEGABYTE = 1_000_000
@@ -38,13 +35,6 @@ class Archive:
     size: int  # bytes
     algorithm: Literal["sha256", "md5"]  # the strongest checksum that is published or was computed
     checksum: str
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: WELLCHECK_CACHE, or the user's cache folder."""
-    folder = Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("wellcheck"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def fetch(name: str, archive: Archive) -> Path:

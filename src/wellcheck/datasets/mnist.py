@@ -12,9 +12,10 @@ from typing import Literal
 
 import numpy as np
 
+from wellcheck.artifacts import cache_folder
 from wellcheck.datasets import mirror
 from wellcheck.datasets.decoding import source_of_arrays
-from wellcheck.datasets.fetching import TIMEOUT_SECONDS, cache_folder
+from wellcheck.datasets.fetching import TIMEOUT_SECONDS
 from wellcheck.datasets.source import Source
 from wellcheck.errors import InputError
 from wellcheck.params import Dataset
