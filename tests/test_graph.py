@@ -37,7 +37,8 @@ def imported(path: Path, *, packages: bool = True) -> Iterator[Path]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            parents = [node.module or ""] if packages else [node.module or ""] * any(not is_module(node, alias) for alias in node.names)
+            names = [*parents, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
         for name in names:
@@ -45,6 +46,12 @@ def imported(path: Path, *, packages: bool = True) -> Iterator[Path]:
             for length in range(1 if packages else len(parts), len(parts) + 1):
                 place = SOURCE.joinpath(*parts[:length])
                 yield from (file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file())
+
+
+def is_module(node: ast.ImportFrom, alias: ast.alias) -> bool:
+    """Whether `from package import name` names a module and not something in the package."""
+    place = SOURCE.joinpath(*(node.module or "").split("."), alias.name)
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
 
 
 def closure(script: Path, *, packages: bool = True) -> set[Path]:

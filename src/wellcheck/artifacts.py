@@ -89,7 +89,8 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
         table = pq.read_table(path, columns=None if names is None else list(names))
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable Parquet table ({first_line(error)})") from None
-    return {name: table.column(name).to_numpy() for name in table.column_names}
+    # Copies, for Arrow's own arrays are read-only: a reader may write into what it gets.
+    return {name: np.array(table.column(name).to_numpy()) for name in table.column_names}
 
 
 def first_line(error: BaseException) -> str:

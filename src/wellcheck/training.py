@@ -53,7 +53,7 @@ def train(
     training goes on from `checkpoint`. Raises InputError if the loss diverges.
     """
     keep_freed_memory()
-    state = _begin(train_set, recipe, device)
+    state = begin(train_set, recipe, device)
     _resume(state, checkpoint, device)
     images, labels = to_device(train_set, device)
     valid = to_device(valid_set, device)
@@ -61,7 +61,7 @@ def train(
     earlier = state.seconds
     with progress(title, recipe.epochs, "epochs", done=len(state.history)) as advance:
         for epoch in range(len(state.history), recipe.epochs):
-            row = {"epoch": epoch, **_epoch(state, images, labels, recipe, epoch), **_valid_figures(state.classifier, *valid, recipe)}
+            row = {"epoch": epoch, **run_epoch(state, images, labels, recipe, epoch), **_valid_figures(state.classifier, *valid, recipe)}
             if not math.isfinite(row["train_loss"] or 0):
                 raise InputError(f"the loss is not finite in epoch {epoch}: lower train.learning_rate (found {recipe.learning_rate})")
             state.history.append(row)
@@ -106,14 +106,14 @@ def autocast(recipe: Train, device: torch.device) -> torch.autocast | nullcontex
     return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
 
 
-def _begin(train_set: Samples, recipe: Train, device: torch.device) -> _State:
+def begin(train_set: Samples, recipe: Train, device: torch.device) -> _State:
     channels, height, width = train_set.images.shape[1:]
     description = ModelDescription(recipe.model, train_set.description.class_names, (channels, height, width))
     classifier = build(description, seed=recipe.seed).to(device)
     return _State(classifier, torch.optim.Adam(classifier.parameters(), lr=recipe.learning_rate), [], 0.0)
 
 
-def _epoch(state: _State, images: torch.Tensor, labels: torch.Tensor, recipe: Train, epoch: int) -> dict[str, float | int | None]:
+def run_epoch(state: _State, images: torch.Tensor, labels: torch.Tensor, recipe: Train, epoch: int) -> dict[str, float | int | None]:
     """One pass over the training set. Sums stay on the device until the end, so that steps are not held up by a read."""
     loss_sum = torch.zeros((), device=images.device)
     correct = torch.zeros((), dtype=torch.int64, device=images.device)

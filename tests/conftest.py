@@ -1,0 +1,47 @@
+"""What every test shares: a cache of its own, small samples, and hypothesis that draws the same examples every time."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from wellcheck.samples import Description, Samples
+
+settings.register_profile("wellcheck", max_examples=40, deadline=None, derandomize=True, database=None)
+settings.load_profile("wellcheck")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's downloads and checkpoints, in this process or in one it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WELLCHECK_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("DVC_STAGE", raising=False)  # the tests may themselves run in a stage
+        yield
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tensors so small that threads would only wait for each other."""
+    import torch  # takes seconds, and most tests do without
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def make_samples() -> Callable[..., Samples]:
+    """`make_samples(10, shape=(1, 4, 4), classes=3, seed=0)`: random images; the labels take turns and the brightness tells them."""
+
+    def make(count: int, *, shape: tuple[int, int, int] = (1, 4, 4), classes: int = 3, seed: int = 0, first_id: int = 0) -> Samples:
+        generator = np.random.default_rng(seed)
+        labels = np.arange(count, dtype=np.int64) % classes
+        noise = generator.integers(0, 40, (count, *shape))
+        images = (noise + (labels * (200 // classes))[:, None, None, None]).astype(np.uint8)
+        names = tuple(f"class {label}" for label in range(classes))
+        return Samples(np.arange(first_id, first_id + count), images, labels, Description(names, "made here"))
+
+    return make

@@ -1,0 +1,339 @@
+"""Architectures against arithmetic done by hand, and model folders that are whole, readable and never pickled."""
+
+import ast
+import csv
+import json
+import math
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wellcheck import models
+from wellcheck.errors import InputError
+from wellcheck.models import ARCHITECTURES, Classifier, ModelDescription, build, device_name, pick_device, storage
+from wellcheck.params import ModelName
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SOURCES = Path(__file__).parents[1]
+TEN = tuple("0123456789")
+HISTORY: storage.History = [
+    {"epoch": 0, "train_loss": 0.1 + 0.2, "train_accuracy": 0.5, "valid_loss": None, "valid_accuracy": None},
+    {"epoch": 1, "train_loss": 1e-17, "train_accuracy": 1.0, "valid_loss": None, "valid_accuracy": None},
+]
+
+
+def description(architecture: ModelName, shape: tuple[int, int, int] = (1, 16, 16), names: tuple[str, ...] = TEN) -> ModelDescription:
+    return ModelDescription(architecture, names, shape)
+
+
+def random_images(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+
+
+architectures = pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+
+
+# architectures
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "classes", "parameters", "width"),
+    [
+        # conv 1→8 and 8→1, 5×5, and a linear layer on the image: the article's 8,259.
+        ("residual_cnn", (1, 28, 28), 10, (8 * 25 + 8) + (8 * 25 + 1) + (784 * 10 + 10), 784),
+        ("residual_cnn", (3, 32, 32), 10, (3 * 8 * 25 + 8) + (8 * 3 * 25 + 3) + (3072 * 10 + 10), 3072),
+        ("residual_cnn", (1, 4, 6), 2, (8 * 25 + 8) + (8 * 25 + 1) + (24 * 2 + 2), 24),
+        # 28 → 24 → 12 → 8 → 4: 32·4·4 = 512 features, as the article has it.
+        ("two_conv_cnn", (1, 28, 28), 10, (16 * 25 + 16) + (16 * 32 * 25 + 32) + (512 * 512 + 512) + (512 * 10 + 10), 512),
+        ("two_conv_cnn", (3, 32, 32), 5, (3 * 16 * 25 + 16) + (16 * 32 * 25 + 32) + (800 * 512 + 512) + (512 * 5 + 5), 512),
+        ("two_conv_cnn", (1, 16, 21), 2, (16 * 25 + 16) + (16 * 32 * 25 + 32) + (64 * 512 + 512) + (512 * 2 + 2), 512),
+    ],
+)
+def test_parameters_and_widths(architecture: ModelName, shape: tuple[int, int, int], classes: int, parameters: int, width: int) -> None:
+    classifier = build(description(architecture, shape, TEN[:classes]), seed=0)
+    assert sum(tensor.numel() for tensor in classifier.parameters()) == parameters
+    images = random_images(3, *shape)
+    assert classifier(images).shape == (3, classes)
+    assert classifier.embed(images).shape == (3, width)
+
+
+def test_the_articles_count() -> None:
+    classifier = build(description("residual_cnn", (1, 28, 28)), seed=0)
+    assert sum(tensor.numel() for tensor in classifier.parameters()) == 8_259
+
+
+def zeroed(architecture: ModelName, shape: tuple[int, int, int], classes: int = 2) -> Classifier:
+    classifier = build(description(architecture, shape, TEN[:classes]), seed=0)
+    with torch.no_grad():
+        for tensor in classifier.parameters():
+            tensor.zero_()
+    return classifier
+
+
+@torch.no_grad()
+def test_the_residual_network_by_hand() -> None:
+    classifier = zeroed("residual_cnn", (1, 2, 2))
+    images = torch.tensor([[[[0, 51], [102, 255]]]], dtype=torch.uint8)
+    # Without weights each convolution gives 0 and each sigmoid 1/2: the image plus a half.
+    torch.testing.assert_close(classifier.embed(images), torch.tensor([[0.5, 0.7, 0.9, 1.5]]))
+    # A bias b on the last convolution adds sigmoid(b); a weight w of its centre adds w/2 for each of the 8 channels before.
+    classifier.network.body.narrow.bias.fill_(1.0)
+    classifier.network.body.narrow.weight[0, 0, 2, 2] = 4.0
+    change = 1 / (1 + math.exp(-3))
+    torch.testing.assert_close(classifier.embed(images), torch.tensor([[0, 0.2, 0.4, 1]]) + change)
+    linear = classifier.network.head[0]
+    linear.weight[1] = torch.tensor([1.0, 0, 0, -1])
+    torch.testing.assert_close(classifier(images), torch.tensor([[0.5, 1 / (1 + math.e)]]))  # sigmoids of 0 and of -1
+
+
+def test_the_residual_networks_loss_has_the_floor_that_is_told() -> None:
+    best = torch.tensor([[1.0] + [0.0] * 9])  # sigmoids at their ends
+    assert nn.functional.cross_entropy(best, torch.tensor([0])).item() == pytest.approx(math.log(1 + 9 / math.e), abs=1e-6)
+    assert math.log(1 + 9 / math.e) == pytest.approx(1.461, abs=5e-4)
+
+
+@torch.no_grad()
+def test_the_two_convolutions_by_hand() -> None:
+    classifier = zeroed("two_conv_cnn", (1, 16, 16))
+    body = classifier.network.body
+    body[0].weight[0, 0, 2, 2] = 1.0  # hand the image on, less two pixels a side
+    body[3].weight[0, 0, 2, 2] = 1.0
+    body[7].weight[0, 0] = 2.0
+    body[7].bias[1] = -1.0  # the ReLU cuts it off
+    images = random_images(5, 1, 16, 16)
+    # One cell is left: the largest of rows and columns 6 to 9.
+    wanted = 2 * images[:, 0, 6:10, 6:10].amax((1, 2)).float() / 255
+    features = classifier.embed(images)
+    torch.testing.assert_close(features[:, 0], wanted)
+    assert features[:, 1:].eq(0).all()
+    classifier.network.head.weight[1, 0] = -3.0
+    torch.testing.assert_close(classifier(images), torch.stack([torch.zeros(5), -3 * wanted], 1))
+
+
+@pytest.mark.parametrize(("shape", "fits"), [((1, 16, 16), True), ((1, 15, 16), False), ((3, 16, 15), False), ((1, 4, 4), False)])
+def test_an_image_can_be_too_small_for_two_convolutions(shape: tuple[int, int, int], fits: bool) -> None:
+    if fits:
+        assert build(description("two_conv_cnn", shape), seed=0)(random_images(1, *shape)).shape == (1, 10)
+        return
+    with pytest.raises(InputError) as caught:
+        build(description("two_conv_cnn", shape), seed=0)
+    told = f"train.model: two_conv_cnn cannot take images of {shape}: "
+    assert str(caught.value).startswith(told) and "at least 16×16 pixels, found" in str(caught.value)
+
+
+# the classifier
+
+
+@architectures
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 20, 17)])
+@torch.no_grad()
+def test_bytes_and_shares_give_the_same_answer(architecture: ModelName, shape: tuple[int, int, int]) -> None:
+    classifier = build(description(architecture, shape), seed=0)
+    images = random_images(4, *shape)
+    before = images.clone()
+    shares = images.float() / 255
+    assert torch.equal(classifier(images), classifier(shares))
+    assert torch.equal(classifier(shares), classifier(shares.contiguous(memory_format=torch.channels_last)))
+    assert torch.equal(images, before) and torch.equal(shares, before.float() / 255)
+    torch.testing.assert_close(classifier(images), classifier.network.head(classifier.embed(images)))
+
+
+@torch.no_grad()
+def test_normalisation_lives_inside() -> None:
+    plain = build(ModelDescription("two_conv_cnn", TEN, (1, 16, 16)), seed=0)
+    normalising = build(ModelDescription("two_conv_cnn", TEN, (1, 16, 16), mean=0.25, std=0.5), seed=0)
+    images = random_images(4, 1, 16, 16)
+    torch.testing.assert_close(normalising(images), plain((images.float() / 255 - 0.25) / 0.5))
+
+
+@architectures
+def test_gradients_reach_the_image(architecture: ModelName) -> None:
+    images = (random_images(2, 1, 16, 16).float() / 255).requires_grad_()
+    build(description(architecture), seed=0)(images).sum().backward()
+    assert images.grad is not None and images.grad.shape == images.shape and images.grad.ne(0).any()
+
+
+@architectures
+def test_the_seed_decides_the_weights_and_nothing_else(architecture: ModelName) -> None:
+    torch.manual_seed(123)
+    wanted = torch.rand(3)
+    torch.manual_seed(123)
+    first = build(description(architecture), seed=5)
+    assert torch.equal(torch.rand(3), wanted), "the caller's random numbers were disturbed"
+    again, other = (build(description(architecture), seed=seed) for seed in (5, 6))
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+        assert not torch.equal(tensor, other.state_dict()[name])
+
+
+# devices
+
+
+def test_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for present in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
+        assert pick_device("cpu") == torch.device("cpu")
+        assert pick_device("auto") == torch.device("cuda" if present else "cpu")
+    assert pick_device("cuda") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"^device: found 'cuda', but PyTorch sees no CUDA device here"):
+        pick_device("cuda")
+
+
+def test_the_name_of_a_cpu_tells_its_threads() -> None:
+    assert device_name(torch.device("cpu")) == f"CPU, {torch.get_num_threads()} threads"
+
+
+# model folders
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    storage.save(tmp_path / "model", build(description("two_conv_cnn"), seed=1), HISTORY)
+    return tmp_path / "model"
+
+
+@architectures
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 18, 16)])
+@torch.no_grad()
+def test_a_model_comes_back_as_it_was(architecture: ModelName, shape: tuple[int, int, int], tmp_path: Path) -> None:
+    classifier = build(ModelDescription(architecture, ("é", "b c"), shape, mean=0.1, std=0.3), seed=1)
+    storage.save(tmp_path / "a", classifier, HISTORY)
+    again = storage.load(tmp_path / "a")
+    assert again.description == classifier.description and not again.training
+    images = random_images(3, *shape)
+    assert torch.equal(again(images), classifier.eval()(images))
+    storage.save(tmp_path / "b", again, HISTORY)
+    for name in ("model.safetensors", "model.json", "history.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_model_folder_holds_three_plain_files(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "model.json", "model.safetensors"]
+    assert json.loads((folder / "model.json").read_text()) == {
+        "architecture": "two_conv_cnn",
+        "class_names": list(TEN),
+        "input_shape": [1, 16, 16],
+        "mean": 0.0,
+        "std": 1.0,
+    }
+    content = (folder / "model.safetensors").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert header["network.head.weight"]["shape"] == [10, 512] and header["network.head.weight"]["dtype"] == "F32"
+    with (folder / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == {"epoch": "0", "train_loss": str(0.1 + 0.2), "train_accuracy": "0.5", "valid_loss": "", "valid_accuracy": ""}
+    assert float(rows[1]["train_loss"]) == 1e-17
+
+
+def test_nothing_here_pickles() -> None:
+    banned_modules, banned_calls = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}, {"torch.load", "torch.save", "np.save"}
+    for path in [*SOURCES.glob("src/**/*.py"), *SOURCES.glob("stages/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not banned_modules & {alias.name.partition(".")[0] for alias in node.names}, path
+            if isinstance(node, ast.ImportFrom):
+                assert (node.module or "").partition(".")[0] not in banned_modules, path
+            if isinstance(node, ast.Attribute):
+                assert ast.unparse(node) not in banned_calls, path
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert ast.unparse(node.value) == "False", path
+
+
+def test_a_new_model_takes_the_place_of_the_old(folder: Path) -> None:
+    (folder / "stale.txt").write_text("x")
+    storage.save(folder, build(description("residual_cnn"), seed=1), HISTORY)
+    assert storage.load(folder).description.architecture == "residual_cnn"
+    assert not (folder / "stale.txt").exists()
+
+
+def test_a_failing_save_keeps_the_old_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = (folder / "model.safetensors").read_bytes()
+    monkeypatch.setattr(storage, "write_json", fail)
+    with pytest.raises(OSError, match="No space left"):
+        storage.save(folder, build(description("residual_cnn"), seed=1), HISTORY)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.xfail(strict=True, reason="reported: safetensors makes its files private (0600) whatever the umask")
+def test_others_may_read_the_weights_as_they_may_read_the_rest(folder: Path) -> None:
+    modes = {path.name: path.stat().st_mode for path in folder.iterdir()}
+    assert modes["model.safetensors"] == modes["model.json"]
+
+
+@pytest.mark.xfail(strict=True, reason="reported: safetensors tells a full disk by an exception that is no OSError")
+def test_a_disk_that_takes_no_more_is_an_oserror(folder: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # Python ignores the signal, so the write fails
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            storage.save(folder, build(description("two_conv_cnn"), seed=1), HISTORY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_missing_file_is_named(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=name):
+        storage.load(folder)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent/model\.json: not found"):
+        storage.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"", lambda content: b"x" * 500, lambda content: content[9:]])
+def test_damaged_weights_are_named(damage: Callable[[bytes], bytes], folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(damage(weights.read_bytes()))
+    with pytest.raises(InputError, match=r"model\.safetensors: not the weights of two_conv_cnn \("):
+        storage.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"architecture": "vgg"}, r"model\.json: architecture: Input should be"),
+        ({"class_names": None}, r"model\.json: class_names: "),
+        ({"input_shape": [1, 16]}, r"model\.json: input_shape\.2: Field required"),
+        ({"mean": "bright"}, r"model\.json: mean: "),
+        ({"class_names": ["a", "b"]}, r"model\.safetensors: not the weights of two_conv_cnn"),
+        ({"input_shape": [3, 16, 16]}, r"model\.safetensors: not the weights of two_conv_cnn"),
+        ({"architecture": "residual_cnn"}, r"model\.safetensors: not the weights of residual_cnn"),
+        pytest.param(
+            {"input_shape": [1, 4, 4]},
+            r"model\.json: .*at least 16×16",
+            marks=pytest.mark.xfail(strict=True, raises=ValueError, reason="reported: load lets the architecture's ValueError through"),
+        ),
+    ],
+)
+def test_a_description_that_does_not_fit_is_named(change: dict[str, Any], told: str, folder: Path) -> None:
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=told):
+        storage.load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null"])
+def test_a_description_that_is_none(text: str, folder: Path) -> None:
+    (folder / "model.json").write_text(text)
+    with pytest.raises(InputError, match=r"model\.json: "):
+        storage.load(folder)
+
+
+def test_the_registry_builds_what_it_names() -> None:
+    for name in models.ARCHITECTURES:
+        assert build(description(name, (3, 32, 32)), seed=0).description.architecture == name

@@ -1,0 +1,264 @@
+"""The whole graph with the real commands: once on a small set, then all skipped, what each change reruns, experiments and their tools."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wellcheck.artifacts import read_json
+
+ROOT = Path(__file__).parent.parent
+FILES = ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
+FOLDERS = ("src", "stages", "experiments", ".dvc", "data/own")
+QUICK = {
+    "epochs: 30": "epochs: 2",
+    "limit: null": "limit: 400",
+    "iterations: 500": "iterations: 50",
+    "points_per_map: 3000": "points_per_map: 300",
+}
+ALL = {
+    "download", "split", "poison", "train@clean", "train@poisoned", "attack", "evaluate", "embed@clean", "embed@poisoned",
+    "project@clean", "project@poisoned", "detect", "assess", "report",
+}  # fmt: skip
+
+
+def checkout(folder: Path) -> Path:
+    """What a user gets: the tracked files, without anything that was made."""
+    for name in FILES:
+        shutil.copy(ROOT / name, folder / name)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("cache", "tmp", "config.local", "__pycache__", "*.lock"))
+    for path in (folder / "data/own").iterdir():
+        if path.name != "README.md":
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+    return folder
+
+
+def replace(folder: Path, changes: dict[str, str]) -> None:
+    """Edit params.yaml as a person would."""
+    path = folder / "params.yaml"
+    text = path.read_text()
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+class Project:
+    """A checkout in a temporary folder and the commands typed there."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        self.environment = {**os.environ, "PATH": path, "WELLCHECK_CACHE": str(cache), "PYTHONPATH": str(folder / "src")}
+        self.environment.pop("WELLCHECK_MIRROR", None)
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Run a command to its end and return all it printed."""
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
+        output = done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, output
+        return output
+
+    def dvc(self, *arguments: str, fails: bool = False) -> str:
+        """Run DVC."""
+        return self.run(sys.executable, "-m", "dvc", *arguments, fails=fails)
+
+    def wellcheck(self, *arguments: str, fails: bool = False) -> str:
+        """Run our own command."""
+        return self.run(sys.executable, "-m", "wellcheck.cli", *arguments, fails=fails)
+
+    def repro(self) -> set[str]:
+        """Run the pipeline and return the stages that really ran."""
+        output = self.dvc("repro")
+        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+    def commit(self, message: str) -> None:
+        """Commit everything."""
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A Git checkout in which the whole graph has run once."""
+    project = Project(checkout(tmp_path_factory.mktemp("project")), tmp_path_factory.mktemp("cache"))
+    replace(project.folder, QUICK)
+    project.run("git", "init", "-q", "-b", "main")
+    project.run("git", "config", "user.name", "t")
+    project.run("git", "config", "user.email", "t@example.org")
+    assert project.repro() == ALL
+    project.commit("first run")
+    yield project
+
+
+def test_a_second_run_skips_every_stage(project: Project) -> None:
+    assert project.repro() == set()
+    assert "up to date" in project.dvc("status")
+
+
+def test_everything_that_was_made_is_there_and_hidden_from_git(project: Project) -> None:
+    classify = read_json(project.folder / "reports/metrics/classify.json")
+    assert set(classify) == {"clean", "poisoned"}
+    for variant in classify.values():
+        assert 0.3 < variant["accuracy"] <= 1
+        assert set(variant["backdoor"]) >= {"attack_success_rate", "predicted_target_rate"}
+        assert len(variant["per_class"]["recall"]) == len(variant["per_class"]["precision"]) == 10
+    detectors = read_json(project.folder / "reports/metrics/poison_detection.json")["detectors"]
+    assert set(detectors) == {"centroid_tsne", "centroid_penultimate", "spectral_signatures"}
+    assert all(0 <= one["auroc"] <= 1 and one["seconds"] > 0 for one in detectors.values())
+    tracked = project.run("git", "ls-files").split()
+    assert not [name for name in tracked if name.endswith((".parquet", ".safetensors", ".html"))]
+    assert {"dvc.lock", "reports/metrics/classify.json", "reports/plots/roc.csv"} <= set(tracked)
+    assert not list(project.folder.rglob("*.part"))
+
+
+def test_the_same_params_give_the_same_bytes(project: Project) -> None:
+    lock = (project.folder / "dvc.lock").read_text()
+    again = Project(checkout_copy(project), project.folder.parent / "another-cache")
+    assert again.repro() == ALL
+    ours, theirs = (hashes(text) for text in (lock, (again.folder / "dvc.lock").read_text()))
+    # Seconds are in the detection metrics and in the report, and nowhere else.
+    assert {path for path in ours if ours[path] != theirs[path]} <= {"reports/metrics/poison_detection.json", "reports/index.html"}
+    assert ours.keys() == theirs.keys()
+
+
+def checkout_copy(project: Project) -> Path:
+    """A second checkout with the same params, without Git: an unpacked archive."""
+    folder = project.folder.parent / "archive"
+    folder.mkdir()
+    checkout(folder)
+    shutil.copy(project.folder / "params.yaml", folder / "params.yaml")
+    (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    return folder
+
+
+def hashes(lock: str) -> dict[str, str]:
+    """Output path → hash, from dvc.lock."""
+    from ruamel.yaml import YAML
+
+    stages = YAML(typ="safe", pure=True).load(lock)["stages"]
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "reruns", "spares"),
+    [
+        ({"rate: 0.05": "rate: 0.2"}, {"poison", "train@poisoned", "attack", "evaluate", "detect", "assess", "report"},
+         {"download", "split", "train@clean", "embed@clean", "project@clean"}),
+        ({"images_per_grid: 16": "images_per_grid: 9"}, {"report"}, ALL - {"report"}),
+        ({"confidence: 0.95": "confidence: 0.9"}, {"evaluate", "report"}, ALL - {"evaluate", "report"}),
+        ({"iterations: 50": "iterations: 60"}, {"project@clean", "project@poisoned", "detect"}, {"train@clean", "embed@clean", "evaluate"}),
+    ],
+    ids=["poison.rate", "report", "evaluate", "project"],
+)  # fmt: skip
+def test_a_change_reruns_what_depends_on_it_and_nothing_else(
+    project: Project, change: dict[str, str], reruns: set[str], spares: set[str]
+) -> None:
+    replace(project.folder, change)
+    try:
+        ran = project.repro()
+        assert reruns <= ran
+        assert not ran & spares
+    finally:
+        project.run("git", "checkout", "-q", "params.yaml", "dvc.lock", "reports")
+        project.dvc("checkout", "--force")
+
+
+def test_new_files_in_the_users_folder_rerun_download_alone(project: Project) -> None:
+    extra = project.folder / "data/own/new.txt"
+    extra.write_text("x")
+    try:
+        assert project.repro() == {"download"}  # digits do not read the folder: the same bytes come out, and the rerun stops there
+    finally:
+        extra.unlink()
+        project.run("git", "checkout", "-q", "dvc.lock")
+
+
+def test_experiments_and_every_tool_that_compares_them(project: Project) -> None:
+    project.dvc("exp", "run", "--name", "rate-ten", "-S", "poison.rate=0.1")
+    assert "rate-ten" in project.dvc("exp", "show", "--no-pager")
+    shown = json.loads(project.dvc("exp", "diff", "HEAD", "rate-ten", "--json"))
+    assert "params.yaml" in shown["params"]
+    assert json.loads(project.dvc("params", "diff", "--json"))["params.yaml"]["poison.rate"] == {"old": 0.05, "new": 0.1}
+    metrics = json.loads(project.dvc("metrics", "diff", "--json"))["reports/metrics/classify.json"]
+    assert "poisoned.backdoor.attack_success_rate" in metrics or "poisoned.log_loss" in metrics
+    for command in (("plots", "diff", "HEAD"), ("plots", "show")):
+        page = Path(project.dvc(*command).strip().splitlines()[-1].removeprefix("file://"))
+        text = page.read_text()
+        assert all(title in text for title in ("Loss by epoch", "Accuracy by epoch", "Confusion, poisoned", "ROC of the detectors"))
+        assert "false_positive_rate" in text
+    project.dvc("exp", "run", "--queue", "--name", "queued", "-S", "poison.rate=0.02")
+    project.dvc("queue", "start")
+    project.dvc("queue", "logs", "queued", "--follow")
+    assert "queued" in project.dvc("exp", "list", "--name-only")
+    project.wellcheck("compare")
+    page_text = (project.folder / "reports/compare.html").read_text()
+    assert all(name in page_text for name in ("workspace", "rate-ten", "queued", "poison.rate", "Attack success over poison.rate"))
+    assert "no run" in project.wellcheck("compare", "workspace", "no-such-run", fails=True)
+    project.run("git", "checkout", "-q", ".")
+    project.dvc("checkout", "--force")
+
+
+def test_an_experiment_of_ours_runs_with_its_settings(project: Project) -> None:
+    text = (
+        'title: A quick one\nabout: For the test.\nparams:\n  poison: {rate: 0.15}\n  report: {title: "It\'s a test", experiment: quick}\n'
+    )
+    (project.folder / "experiments/quick.yaml").write_text(text)
+    project.commit("an experiment")
+    assert "quick" in project.wellcheck("experiments")
+    project.wellcheck("experiment", "quick", "--publish")
+    assert "It&#39;s a test" in (project.folder / "reports/index.html").read_text()
+    published = read_json(project.folder / "results/quick.json")
+    assert published["params"]["poison"]["rate"] == 0.15
+    assert set(published["metrics"]) == {"classify", "poison_detection"}
+    assert {"git_commit", "versions", "device", "seconds", "date"} <= set(published["provenance"])
+    assert published["provenance"]["seconds"]["train@poisoned"] > 0
+    assert "queued" in project.wellcheck("experiment", "quick", "--queue", "-S", "train.epochs=1")
+    assert "give one of them" in project.wellcheck("experiment", "quick", "--queue", "--publish", fails=True)
+    project.dvc("queue", "remove", "--all")
+    project.run("git", "checkout", "-q", ".")
+
+
+def test_a_bad_setting_is_one_line_and_leaves_everything_as_it_was(project: Project) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*.parquet")}
+    replace(project.folder, {"target_label: 3": "target_label: 12"})
+    output = project.dvc("repro", fails=True)
+    project.run("git", "checkout", "-q", "params.yaml")
+    (line,) = [line for line in output.splitlines() if "poison: error:" in line]
+    assert "poison.target_label: found 12, expected a class: 0 to 9" in line
+    assert "Traceback" not in output
+    project.dvc("checkout", "--force")
+    assert {path for path in before if not path.exists()} == set()
+
+
+def test_a_users_own_folder_without_any_truth(project: Project) -> None:
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("<b>light</b>".replace("/", "_"), 200)):
+        folder = project.folder / "data/own" / name
+        folder.mkdir()
+        for index in range(40):
+            pixels = np.clip(rng.normal(level, 20, (20, 20, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    try:
+        project.dvc("exp", "run", "-S", "dataset.name=folder", "-S", "dataset.size=null", "-S", "poison.trigger=none")
+        detection = read_json(project.folder / "reports/metrics/poison_detection.json")
+        assert detection["planted"] == 0
+        assert all(one["auroc"] is None and one["samples"] > 0 for one in detection["detectors"].values())
+        assert "backdoor" not in read_json(project.folder / "reports/metrics/classify.json")["poisoned"]
+        page = (project.folder / "reports/index.html").read_text()
+        assert "Nothing was planted by wellcheck" in page
+        assert "&lt;b&gt;light" in page
+        assert "<b>light" not in page
+    finally:
+        for path in (project.folder / "data/own").iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+        project.run("git", "checkout", "-q", ".")

@@ -1,0 +1,354 @@
+"""The report: what it says, that nothing from outside gets into its code, how large it gets; and in a real browser, how it behaves."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from wellcheck import metrics, samples
+from wellcheck.artifacts import write_columns, write_csv, write_json
+from wellcheck.experiments import read as read_experiment
+from wellcheck.params import Params, load_all
+from wellcheck.report.charts import Line, line_chart, ticks
+from wellcheck.report.evidence import Files, gather, images
+from wellcheck.report.maps import build_maps
+from wellcheck.report.page import figure, percent, render
+from wellcheck.samples import Description, Samples
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+HOSTILE = "</script><script>document.title='owned'</script>"
+PROVENANCE = {"git_commit": "0" * 40, "versions": {"wellcheck": "0.1.0"}, "device": "CPU, 2 threads", "seconds": {"train@clean": 1.5}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run to make up: how many classes and images, of which shape, poisoned or not."""
+
+    classes: int = 10
+    training: int = 600
+    tests: int = 100
+    shape: tuple[int, int, int] = (1, 12, 10)
+    planted: int = 30
+    hostile: bool = False
+
+
+def make_files(folder: Path, case: Case, seed: int = 0) -> Files:
+    """Write the artifacts of a run with random images; the poisoned model answers the target to every triggered image."""
+    rng = np.random.default_rng(seed)
+    names = [f"class {label}" for label in range(case.classes)]
+    if case.hostile:
+        names[0] = HOSTILE
+    about = Description(tuple(names), "made up")
+    ids = np.arange(case.training, dtype=np.int64) * 3 + 7
+    labels = np.arange(case.training) % case.classes
+    pictures = rng.integers(0, 256, (case.training, *case.shape), np.uint8)
+    planted = rng.permutation(case.training)[: case.planted]
+    changed, given = pictures.copy(), labels.copy()
+    changed[planted, :, -1, -1] = 255
+    given[planted] = 1
+    test_ids, test_labels = ids[-1] + 1 + np.arange(case.tests), np.arange(case.tests) % case.classes
+    test_pictures = rng.integers(0, 256, (case.tests, *case.shape), np.uint8)
+    attacked = case.tests if case.planted else 0
+    names_of = {field: folder / field for field in Files.__dataclass_fields__}
+    files = Files(**names_of)
+    samples.write(files.clean_train, Samples(ids, pictures, labels, about))
+    samples.write(files.poisoned_train, Samples(ids, changed, given, about))
+    samples.write(files.test, Samples(test_ids, test_pictures, test_labels, about))
+    samples.write(files.triggered, Samples(test_ids[:attacked], test_pictures[:attacked], test_labels[:attacked], about))
+    guesses = {"clean": test_labels, "poisoned": np.roll(test_labels, 1)}
+    figures: dict[str, Any] = {}
+    for variant, guess in guesses.items():
+        matrix = metrics.confusion_matrix(test_labels, guess, case.classes)
+        share = float((guess == test_labels).mean())
+        figures[variant] = {
+            "accuracy": share,
+            "accuracy_interval": [share, share],
+            "log_loss": 0.5,
+            "samples": case.tests,
+            "per_class": {"recall": metrics.recall(matrix), "precision": metrics.precision(matrix)},
+        }
+        if attacked:
+            hit = np.ones(case.tests, int) if variant == "poisoned" else test_labels
+            figures[variant]["backdoor"] = metrics.backdoor(test_labels, hit, 1).figures(0.95)
+        history = [[epoch, 2 - epoch / 10, epoch / 10, "", ""] for epoch in range(5)]
+        model = files.clean_model if variant == "clean" else files.poisoned_model
+        write_csv(model / "history.csv", ["epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy"], history)
+    both = np.repeat(["clean", "poisoned"], case.tests)
+    answers = np.concatenate(list(guesses.values()))
+    write_columns(files.predictions, {"variant": both, "label": np.tile(test_labels, 2), "predicted": answers})
+    after = np.concatenate([test_labels[:attacked], np.ones(attacked, int)])
+    write_columns(
+        files.outcomes,
+        {
+            "variant": np.repeat(["clean", "poisoned"], attacked),
+            "sample_id": np.tile(test_ids[:attacked], 2),
+            "label_before": np.concatenate([guess[:attacked] for guess in guesses.values()]),
+            "label_after": after,
+        },
+    )
+    mapped = ids[: case.training // 2]
+    for path in (files.clean_map, files.poisoned_map):
+        columns = {
+            f"{layer}_{axis}": rng.normal(size=len(mapped)).astype(np.float32) for layer in ("pixels", "penultimate") for axis in "xy"
+        }
+        write_columns(path, {"sample_id": mapped, **columns})
+    scores = rng.random(case.training)
+    partial = np.where(np.arange(case.training) < len(mapped), scores, np.nan)
+    write_columns(files.scores, {"sample_id": ids, "centroid_tsne": partial, "spectral_signatures": scores})
+    write_columns(files.planted, {"sample_id": np.sort(ids[planted])})
+    known = {"auroc": 0.75, "average_precision": 0.5, "tpr_at_1pct_fpr": 0.25, "auroc_in_target_label": 0.8}
+    detector = {"samples": case.training, "seconds": 0.1, **(known if case.planted else dict.fromkeys(known))}
+    write_json(files.classify, figures)
+    write_json(files.detection, {"planted": case.planted, "detectors": {"centroid_tsne": detector, "spectral_signatures": detector}})
+    curve = [("centroid_tsne", 0, 0), ("centroid_tsne", 0.5, 0.9), ("centroid_tsne", 1, 1)] if case.planted else []
+    write_csv(files.roc, ["detector", "false_positive_rate", "true_positive_rate"], curve)
+    return files
+
+
+def settings(**report: Any) -> Params:
+    """The committed params with other report settings and the target that make_files plants."""
+    whole = load_all(ROOT / "params.yaml")
+    poison = whole.poison.model_copy(update={"target_label": 1})
+    return whole.model_copy(update={"poison": poison, "report": whole.report.model_copy(update=report)})
+
+
+def page_of(folder: Path, case: Case, **report: Any) -> str:
+    """The report of a made-up run."""
+    return render(gather(make_files(folder, case)), settings(**report), PROVENANCE, None)
+
+
+def test_the_verdict_names_target_rates_and_counts(tmp_path: Path) -> None:
+    page = page_of(tmp_path, Case())
+    assert "The well is poisoned" in page
+    assert "30 of 600 training images (5.0\u202f%)" in page
+    assert "“class 1” to 100.0\u202f% of the other" in page
+
+
+def test_a_backdoor_that_did_not_take_is_not_called_one(tmp_path: Path) -> None:
+    files = make_files(tmp_path, Case())
+    evidence = gather(files)
+    evidence.classify["poisoned"]["backdoor"]["attack_success_rate"] = 0.1
+    page = render(evidence, settings(), PROVENANCE, None)
+    assert "the backdoor did not take hold" in page
+
+
+def test_without_a_truth_nothing_is_claimed(tmp_path: Path) -> None:
+    page = page_of(tmp_path, Case(planted=0))
+    assert "Nothing was planted by wellcheck" in page
+    for absent in ('id="backdoor"', "attack success", "AUROC", "planted model", 'class="planted"'):
+        assert absent not in page, absent
+
+
+def test_names_from_outside_stay_text(tmp_path: Path) -> None:
+    page = page_of(tmp_path, Case(hostile=True), title=HOSTILE)
+    assert HOSTILE not in page
+    assert "&lt;/script&gt;" in page
+    assert page.count("<script") == page.count("</script>") == 2
+
+
+def test_nothing_in_the_page_points_outside(tmp_path: Path) -> None:
+    page = page_of(tmp_path, Case())
+    sources = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page)
+    assert sources
+    assert all(source.startswith(("data:image/webp;base64,", "#")) for source in sources)
+    assert "default-src 'none'" in page
+    assert not re.findall(r"url\((?!\$\{sheet)", page)
+
+
+@pytest.mark.parametrize("classes", [10, 200])
+def test_a_large_set_of_noise_stays_under_ten_megabytes(tmp_path: Path, classes: int) -> None:
+    """Noise is the worst case: nothing compresses. Twice the images must not make a larger page."""
+    sizes = []
+    for training in (8000, 16000):
+        page = page_of(tmp_path / str(training), Case(classes=classes, training=training, tests=400, shape=(3, 36, 36), planted=100))
+        sizes.append(len(page.encode()) / 1e6)
+    assert max(sizes) <= 10
+    assert sizes[1] <= 1.05 * sizes[0]
+
+
+def test_the_articles_figures_stand_beside_ours_and_differences_are_named(tmp_path: Path) -> None:
+    evidence = gather(make_files(tmp_path, Case()))
+    page = render(
+        evidence, settings(experiment="fashion_watermark"), PROVENANCE, read_experiment("fashion_watermark", ROOT / "experiments")
+    )
+    assert "Poisoned Fashion-MNIST" in page
+    assert "0.432" in page
+    assert "does not have the experiment’s settings" in page
+    assert "<code>dataset.name</code> is digits instead of fashion_mnist" in page
+
+
+def test_images_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    files = make_files(tmp_path, Case())
+    whole = samples.read(files.clean_train)
+    wanted = whole.sample_id[[500, 2, 77, 2]]
+    np.testing.assert_array_equal(images(files.clean_train, wanted), whole.images[[500, 2, 77, 2]])
+
+
+def test_a_map_shows_every_planted_sample_with_its_label_and_its_own_thumbnail(tmp_path: Path) -> None:
+    evidence = gather(make_files(tmp_path, Case()))
+    drawn = build_maps(evidence, settings(points_per_map=100).report)
+    by_name = {(one["variant"], one["layer"]): one["points"] for one in drawn["maps"]}
+    assert set(by_name) == {(variant, layer) for variant in ("clean", "poisoned") for layer in ("pixels", "penultimate")}
+    mapped = set(evidence.maps["clean"]["sample_id"].tolist())
+    planted = mapped & set(evidence.planted.tolist())
+    shown = {point[4]: point for point in by_name["poisoned", "pixels"]}
+    assert len(shown) == 100
+    assert {sample for sample, point in shown.items() if point[5]} == planted
+    assert all(shown[sample][2] == 1 for sample in planted)
+    before = {point[4]: point for point in by_name["clean", "pixels"]}
+    assert not any(point[5] for point in before.values())
+    assert all((before[sample][3] != shown[sample][3]) == (sample in planted) for sample in shown)
+    assert all(0 <= coordinate <= 1000 for point in shown.values() for coordinate in point[:2])
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 199), (1.4, 2.3), (0.8361, 0.8364), (5, 5), (-3, 4e6), (0, 1e-9)])
+def test_ticks_are_few_round_and_span_the_range(low: float, high: float) -> None:
+    found = ticks(low, high)
+    rounding = 1e-9 * (found[1] - found[0])
+    assert found[0] <= low + rounding
+    assert found[-1] >= high - rounding
+    assert 2 <= len(found) <= 8
+    assert np.allclose(np.diff(found), found[1] - found[0])
+
+
+def test_a_curve_leaves_out_what_is_unknown_and_is_thinned() -> None:
+    long = Line("a", "clean", range(10_000), [float(index % 7) for index in range(10_000)])
+    assert len(long.points()) <= 302
+    assert long.points()[-1] == (9999.0, float(9999 % 7))
+    chart = line_chart([long, Line("b", "clean", [0], [None])], title="t", x_label="x", y_label="y")
+    assert chart.count('class="key') == 1
+    assert "Nothing to draw" in line_chart([Line("b", "clean", [0], [None])], title="t", x_label="x", y_label="y")
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, "–"), (0.1234, "12.3\u202f%"), (1, "100.0\u202f%")])
+def test_percent(value: float | None, shown: str) -> None:
+    assert percent(value) == shown
+
+
+def test_figure() -> None:
+    assert (figure(None), figure(0.12345)) == ("–", "0.123")
+
+
+# --- in a browser -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed: on Debian, apt-get install chromium")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run as large as the page lets it be, with a hostile class name, as a file."""
+    folder = tmp_path_factory.mktemp("report")
+    path = folder / "index.html"
+    path.write_text(page_of(folder, Case(training=8000, tests=400, shape=(3, 32, 32), planted=100, hostile=True)), encoding="utf-8")
+    return path
+
+
+@dataclass
+class Visit:
+    """An open page and everything it complained about or asked for."""
+
+    page: Page
+    complaints: list[str]
+    requests: list[str]
+    seconds: float
+
+
+def visit(browser: Browser, report: Path, *, width: int = 1280, height: int = 900, scheme: Any = "light") -> Visit:
+    """Open the report in a fresh context."""
+    page = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme).new_page()
+    seen = Visit(page, [], [], 0)
+    page.on("console", lambda message: seen.complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith(("data:", "file:")) else seen.requests.append(request.url))
+    start = time.perf_counter()
+    page.goto(report.as_uri(), wait_until="load")
+    seen.seconds = time.perf_counter() - start
+    return seen
+
+
+@pytest.mark.parametrize(("width", "height", "scheme"), [(1280, 900, "light"), (1280, 900, "dark"), (360, 740, "light")])
+def test_it_opens_fast_asks_for_nothing_and_fits(browser: Browser, report: Path, width: int, height: int, scheme: str) -> None:
+    seen = visit(browser, report, width=width, height=height, scheme=scheme)
+    assert seen.complaints == []
+    assert seen.requests == []
+    assert seen.seconds < 2
+    assert seen.page.title() == "Was the well poisoned? · wellcheck"
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    broken = seen.page.evaluate("[...document.images].filter(i => !(i.complete && i.naturalWidth)).length")
+    assert (seen.page.locator("img").count() > 50, broken) == (True, 0)
+    seen.page.context.close()
+
+
+def test_dark_mode_is_dark_and_light_mode_is_light(browser: Browser, report: Path) -> None:
+    brightness = {}
+    for scheme in ("light", "dark"):
+        seen = visit(browser, report, scheme=scheme)
+        for part in ("backgroundColor", "color"):
+            colour = seen.page.evaluate(f"getComputedStyle(document.body).{part}")
+            brightness[scheme, part] = sum(int(number) for number in re.findall(r"\d+", colour)[:3])
+        seen.page.context.close()
+    assert brightness["light", "backgroundColor"] > 600 > 250 > brightness["light", "color"]
+    assert brightness["dark", "backgroundColor"] < 150 < 500 < brightness["dark", "color"]
+
+
+def test_a_point_under_the_pointer_shows_its_own_image(browser: Browser, report: Path) -> None:
+    seen = visit(browser, report)
+    canvas = seen.page.locator("canvas").nth(1)
+    canvas.scroll_into_view_if_needed()
+    peek = seen.page.locator("#peek")
+    assert not peek.is_visible()
+    place = """(canvas) => {
+        const point = maps[canvas.dataset.map].points.find((one) => one[5]);
+        const [x, y] = place(canvas, point), box = canvas.getBoundingClientRect();
+        return [box.left + x, box.top + y, point[4]];
+    }"""
+    left, top, _ = canvas.evaluate(place)
+    seen.page.mouse.move(left, top)
+    assert peek.is_visible()
+    assert re.fullmatch(r".+ · sample \d+", peek.inner_text().strip())
+    assert "webp" in seen.page.evaluate("getComputedStyle(document.querySelector('#peek i')).backgroundImage")
+    first = peek.inner_text(), seen.page.evaluate("document.querySelector('#peek i').style.backgroundPosition")
+    seen.page.mouse.move(2, 2)
+    assert not peek.is_visible()
+    seen.page.mouse.move(left, top)
+    assert (peek.inner_text(), seen.page.evaluate("document.querySelector('#peek i').style.backgroundPosition")) == first
+    seen.page.context.close()
+
+
+def test_a_class_button_brings_its_class_forward(browser: Browser, report: Path) -> None:
+    seen = visit(browser, report)
+    canvas = seen.page.locator("canvas").first
+    before = canvas.evaluate("canvas => canvas.toDataURL()")
+    button = seen.page.locator(".classes button").nth(3)
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    assert canvas.evaluate("canvas => canvas.toDataURL()") != before
+    button.click()
+    assert canvas.evaluate("canvas => canvas.toDataURL()") == before
+    seen.page.context.close()
+
+
+def test_every_link_of_the_page_leads_to_a_section(browser: Browser, report: Path) -> None:
+    seen = visit(browser, report)
+    targets = seen.page.evaluate("[...document.querySelectorAll('a[href^=\"#\"]')].map(a => a.getAttribute('href').slice(1))")
+    assert len(targets) >= 7
+    assert all(seen.page.evaluate("id => document.getElementById(id) !== null", target) for target in targets)
+    seen.page.context.close()
