@@ -58,8 +58,7 @@ def test_the_committed_file_is_valid() -> None:
 
 @pytest.mark.parametrize("name", list(params.Params.model_fields))
 def test_a_stage_gets_its_own_section(name: str) -> None:
-    kind = params.Params.model_fields[name].annotation
-    assert kind is not None
+    kind: Any = params.Params.model_fields[name].annotation
     assert params.load(kind, COMMITTED) == getattr(params.load_all(COMMITTED), name)
 
 
@@ -182,7 +181,9 @@ def test_numbers_are_read_as_yaml_1_2(written: str, value: float, tmp_path: Path
     assert params.load(params.Train, path).learning_rate == value
 
 
-@pytest.mark.parametrize(("key", "value"), [("split.valid", 0), ("split.valid", 10_000), ("split.valid", 0.5), ("split.test", 1), ("poison.rate", 1)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("split.valid", 0), ("split.valid", 10_000), ("split.valid", 0.5), ("split.test", 1), ("poison.rate", 1)]
+)
 def test_shares_and_numbers_are_told_apart(key: str, value: float) -> None:
     section, name = key.split(".")
     kept = getattr(getattr(params.validate(changed(key, value), "p.yaml"), section), name)

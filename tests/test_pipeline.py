@@ -18,9 +18,9 @@ ROOT = Path(__file__).parent.parent
 FILES = ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
 FOLDERS = ("src", "stages", "experiments", ".dvc", "data/own")
 QUICK = {
-    "epochs: 30": "epochs: 2",
+    "epochs: 40": "epochs: 2",
     "limit: null": "limit: 400",
-    "iterations: 500": "iterations: 50",
+    "iterations: 300": "iterations: 50",
     "points_per_map: 3000": "points_per_map: 300",
 }
 ALL = {
@@ -151,7 +151,7 @@ def hashes(lock: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "reruns", "spares"),
     [
-        ({"rate: 0.05": "rate: 0.2"}, {"poison", "train@poisoned", "attack", "evaluate", "detect", "assess", "report"},
+        ({"rate: 0.1": "rate: 0.2"}, {"poison", "train@poisoned", "attack", "evaluate", "detect", "assess", "report"},
          {"download", "split", "train@clean", "embed@clean", "project@clean"}),
         ({"images_per_grid: 16": "images_per_grid: 9"}, {"report"}, ALL - {"report"}),
         ({"confidence: 0.95": "confidence: 0.9"}, {"evaluate", "report"}, ALL - {"evaluate", "report"}),
@@ -183,11 +183,11 @@ def test_new_files_in_the_users_folder_rerun_download_alone(project: Project) ->
 
 
 def test_experiments_and_every_tool_that_compares_them(project: Project) -> None:
-    project.dvc("exp", "run", "--name", "rate-ten", "-S", "poison.rate=0.1")
-    assert "rate-ten" in project.dvc("exp", "show", "--no-pager")
-    shown = json.loads(project.dvc("exp", "diff", "HEAD", "rate-ten", "--json"))
+    project.dvc("exp", "run", "--name", "rate-five", "-S", "poison.rate=0.05")
+    assert "rate-five" in project.dvc("exp", "show", "--no-pager")
+    shown = json.loads(project.dvc("exp", "diff", "HEAD", "rate-five", "--json"))
     assert "params.yaml" in shown["params"]
-    assert json.loads(project.dvc("params", "diff", "--json"))["params.yaml"]["poison.rate"] == {"old": 0.05, "new": 0.1}
+    assert json.loads(project.dvc("params", "diff", "--json"))["params.yaml"]["poison.rate"] == {"old": 0.1, "new": 0.05}
     metrics = json.loads(project.dvc("metrics", "diff", "--json"))["reports/metrics/classify.json"]
     assert "poisoned.backdoor.attack_success_rate" in metrics or "poisoned.log_loss" in metrics
     for command in (("plots", "diff", "HEAD"), ("plots", "show")):
@@ -201,7 +201,7 @@ def test_experiments_and_every_tool_that_compares_them(project: Project) -> None
     assert "queued" in project.dvc("exp", "list", "--name-only")
     project.wellcheck("compare")
     page_text = (project.folder / "reports/compare.html").read_text()
-    assert all(name in page_text for name in ("workspace", "rate-ten", "queued", "poison.rate", "Attack success over poison.rate"))
+    assert all(name in page_text for name in ("workspace", "rate-five", "queued", "poison.rate", "Attack success over poison.rate"))
     assert "no run" in project.wellcheck("compare", "workspace", "no-such-run", fails=True)
     project.run("git", "checkout", "-q", ".")
     project.dvc("checkout", "--force")

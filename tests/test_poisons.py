@@ -46,7 +46,7 @@ def test_a_stamp_changes_copies_in_every_channel(trigger: TriggerName, shape: tu
     before = images.copy()
     changed = poisons.stamp(images, trigger)
     assert (images == before).all() and not np.shares_memory(images, changed)
-    assert (changed.dtype, changed.shape) == (np.uint8, shape)
+    assert changed.dtype == np.uint8 and changed.shape == shape
     if shape[0]:
         places = (changed != images).any((0, 1))
         assert ((changed != images) == places).all()  # the same pixels of every image and channel

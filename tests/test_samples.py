@@ -28,7 +28,7 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 def assert_same(found: Samples, wanted: Samples) -> None:
     for name in ("sample_id", "images", "labels"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
-    assert (found.images.dtype, found.labels.dtype, found.sample_id.dtype) == (np.uint8, np.int64, np.int64)
+    assert [str(values.dtype) for values in (found.images, found.labels, found.sample_id)] == ["uint8", "int64", "int64"]
     assert found.description == wanted.description
 
 

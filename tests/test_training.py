@@ -136,7 +136,7 @@ def test_the_steps_are_those_of_adam(sets: tuple[Samples, Samples], tmp_path: Pa
             second.mul_(0.999).add_(0.001 * tensor.grad**2)
             tensor.data -= 0.01 * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
     for name, tensor in wanted.state_dict().items():
-        torch.testing.assert_close(classifier.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(classifier.state_dict()[name].numpy(), tensor.numpy(), rtol=1e-3, atol=1e-5)
 
 
 def test_the_order_changes_with_seed_and_epoch() -> None:
@@ -210,18 +210,21 @@ def test_an_interrupted_run_ends_with_the_bytes_of_one_that_was_not(
         run(some, checkpoint, model=model)
     assert checkpoint.exists() == (epoch > 0)
     epochs: list[int] = []
+    one_epoch = training.run_epoch
+
+    def counted(state: Any, images: torch.Tensor, labels: torch.Tensor, settings: Train, number: int) -> Any:
+        epochs.append(number)
+        return one_epoch(state, images, labels, settings, number)
+
     with monkeypatch.context() as patch:
-        one_epoch = training.run_epoch
-        patch.setattr(training, "run_epoch", lambda *arguments: epochs.append(arguments[-1]) or one_epoch(*arguments))
+        patch.setattr(training, "run_epoch", counted)
         classifier, history, _ = run(some, checkpoint, model=model)
     assert epochs == list(range(epoch, 4)), "only what was lost is done again"
     assert weights(classifier) == weights(wanted)
     assert history == wanted_history
 
 
-def test_a_run_may_be_interrupted_again_and_again(
-    sets: tuple[Samples, Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_may_be_interrupted_again_and_again(sets: tuple[Samples, Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted, wanted_history, _ = run(sets, tmp_path / "whole.safetensors")
     for epoch in (1, 2, 3):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -277,24 +280,15 @@ def widen_head(path: Path) -> None:
     save_file(tensors, path, {"progress": json.dumps({"history": [], "seconds": 0.0})})
 
 
-def forget_moments(path: Path) -> None:
-    with safe_open(path, "pt") as file:
-        progress = file.metadata()
-    save_file({name: tensor for name, tensor in load_file(path).items() if "exp_avg_sq" not in name}, path, progress)
-    change_progress(path, lambda done: {**done, "history": done["history"][:2]})
-
-
-DAMAGES: list[Any] = [
+DAMAGES: list[Callable[[Path], object]] = [
     cut_off,
     forget_progress,
+    widen_head,  # what fits of it must not stay in the weights
     lambda path: path.write_bytes(b""),
     lambda path: path.write_bytes(b"x" * 300),
-    pytest.param(widen_head, marks=pytest.mark.xfail(strict=True, reason="reported: what fits of a misfitting checkpoint stays in the weights")),
-    pytest.param(forget_moments, marks=pytest.mark.xfail(strict=True, raises=KeyError, reason="reported: moments are read outside the try")),
-    pytest.param(
-        lambda path: change_progress(path, lambda done: {"history": []}),
-        marks=pytest.mark.xfail(strict=True, raises=KeyError, reason="reported: progress is read outside the try"),
-    ),
+    lambda path: change_progress(path, lambda done: {"history": []}),
+    lambda path: change_progress(path, lambda done: None),
+    lambda path: save_file({**load_file(path), "optimizer.odd": torch.zeros(1)}, path, {"progress": "{}"}),
 ]
 
 

@@ -92,8 +92,8 @@ class Project(Section):
 
     samples: Annotated[int, Field(ge=10)]  # the first so many samples of the training set
     perplexity: Annotated[float, Field(gt=1)]
-    components: Annotated[int, Field(ge=2)]  # principal components kept before the neighbour search
-    iterations: Count
+    components: Annotated[int, Field(ge=2)] | None  # principal components kept before the neighbour search; null: all of the pixels
+    iterations: Count  # after 100 of early exaggeration
     seed: Seed
 
 

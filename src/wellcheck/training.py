@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from wellcheck.artifacts import replacing
+from wellcheck.artifacts import first_line, replacing
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier, ModelDescription, build
 from wellcheck.models.storage import History
@@ -34,7 +34,7 @@ EVALUATION_BATCH = 1024
 
 
 @dataclass
-class _State:
+class State:
     """Everything that changes while training."""
 
     classifier: Classifier
@@ -54,7 +54,8 @@ def train(
     """
     keep_freed_memory()
     state = begin(train_set, recipe, device)
-    _resume(state, checkpoint, device)
+    if checkpoint.exists() and not _restore(state, checkpoint, device):
+        state = begin(train_set, recipe, device)
     images, labels = to_device(train_set, device)
     valid = to_device(valid_set, device)
     started = saved = time.monotonic()
@@ -106,15 +107,16 @@ def autocast(recipe: Train, device: torch.device) -> torch.autocast | nullcontex
     return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
 
 
-def begin(train_set: Samples, recipe: Train, device: torch.device) -> _State:
+def begin(train_set: Samples, recipe: Train, device: torch.device) -> State:
+    """A freshly initialised classifier and its optimizer."""
     channels, height, width = train_set.images.shape[1:]
     description = ModelDescription(recipe.model, train_set.description.class_names, (channels, height, width))
     classifier = build(description, seed=recipe.seed).to(device)
-    return _State(classifier, torch.optim.Adam(classifier.parameters(), lr=recipe.learning_rate), [], 0.0)
+    return State(classifier, torch.optim.Adam(classifier.parameters(), lr=recipe.learning_rate), [], 0.0)
 
 
-def run_epoch(state: _State, images: torch.Tensor, labels: torch.Tensor, recipe: Train, epoch: int) -> dict[str, float | int | None]:
-    """One pass over the training set. Sums stay on the device until the end, so that steps are not held up by a read."""
+def run_epoch(state: State, images: torch.Tensor, labels: torch.Tensor, recipe: Train, epoch: int) -> dict[str, float | int | None]:
+    """One pass over the training set: train_loss and train_accuracy. Sums stay on the device, so that no step waits for a read."""
     loss_sum = torch.zeros((), device=images.device)
     correct = torch.zeros((), dtype=torch.int64, device=images.device)
     state.classifier.train()
@@ -154,7 +156,7 @@ def _pairs(images: torch.Tensor, labels: torch.Tensor) -> Iterator[tuple[torch.T
     return zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
 
 
-def _save(state: _State, checkpoint: Path) -> None:
+def _save(state: State, checkpoint: Path) -> None:
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in state.classifier.state_dict().items()}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value).contiguous() for name, value in values.items()}
@@ -165,27 +167,25 @@ def _save(state: _State, checkpoint: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def _resume(state: _State, checkpoint: Path, device: torch.device) -> None:
-    """Take up the checkpoint if there is one; a damaged one is thrown away, for it only costs time."""
-    if not checkpoint.exists():
-        return
+def _restore(state: State, checkpoint: Path, device: torch.device) -> bool:
+    """Take up a checkpoint. False if it is damaged: it is thrown away, for it only costs time, and the state is not fit for use."""
     try:
         with safe_open(checkpoint, framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             done = json.loads(file.metadata()["progress"])
-        state.classifier.load_state_dict(
-            {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-        )
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        print(f"checkpoint {checkpoint.name} is damaged ({error}); training from the start", file=sys.stderr)
+        weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        state.classifier.load_state_dict(weights)
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                # Adam keeps its step counter on the CPU, where reading it does not hold up the device.
+                moments.setdefault(int(index), {})[key] = value.cpu() if key == "step" else value
+        state.optimizer.load_state_dict({"state": moments, "param_groups": state.optimizer.state_dict()["param_groups"]})
+        state.history.extend(done["history"])
+        state.seconds = float(done["seconds"])
+    except (OSError, SafetensorError, RuntimeError, LookupError, TypeError, ValueError) as error:
+        print(f"checkpoint {checkpoint.name} is damaged ({first_line(error)}); training from the start", file=sys.stderr)
         checkpoint.unlink()
-        return
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            # Adam keeps its step counter on the CPU, where reading it does not hold up the device.
-            moments.setdefault(int(index), {})[key] = value.cpu() if key == "step" else value
-    state.optimizer.load_state_dict({"state": moments, "param_groups": state.optimizer.state_dict()["param_groups"]})
-    state.history.extend(done["history"])
-    state.seconds = done["seconds"]
+        return False
+    return True
