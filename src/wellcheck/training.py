@@ -17,13 +17,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from wellcheck.artifacts import first_line, replacing
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier, ModelDescription, build
-from wellcheck.models.storage import History
+from wellcheck.models.storage import History, write_tensors
 from wellcheck.params import Train
 from wellcheck.progress import progress
 from wellcheck.samples import Samples
@@ -157,11 +156,11 @@ def _pairs(images: torch.Tensor, labels: torch.Tensor) -> Iterator[tuple[torch.T
 
 
 def _save(state: State, checkpoint: Path) -> None:
-    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in state.classifier.state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in state.classifier.state_dict().items()}
     for index, values in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value).contiguous() for name, value in values.items()}
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
     with replacing(checkpoint) as temporary:
-        save_file(tensors, temporary, metadata={"progress": json.dumps({"history": state.history, "seconds": state.seconds})})
+        write_tensors(temporary, tensors, {"progress": json.dumps({"history": state.history, "seconds": state.seconds})})
     newest_first = sorted(checkpoint.parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in newest_first[CHECKPOINTS_KEPT:]:
         old.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """The embeddings file: layer → float16 [N, D] in the row order of its samples file, memory-mapped, shared by all detectors."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,11 @@ def creating(path: Path, shapes: Mapping[str, tuple[int, int]]) -> Iterator[dict
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             file.write(len(encoded).to_bytes(8, "little") + encoded)
-            file.truncate(data_start + end)
+            # Space is taken now: a disk that fills up under a memory map kills the process without a word.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, data_start + end)
+            else:  # macOS
+                file.truncate(data_start + end)
         mapped = np.memmap(temporary, np.float16, "r+", data_start, (end // 2,)) if end else np.empty(0, np.float16)
         bounds = np.cumsum([0, *(int(np.prod(shape)) for shape in shapes.values())])
         yield {name: mapped[bounds[i] : bounds[i + 1]].reshape(shape) for i, (name, shape) in enumerate(shapes.items())}

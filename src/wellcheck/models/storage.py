@@ -1,8 +1,12 @@
 """A trained model on disk: `model.safetensors`, `model.json`, `history.csv`. No pickle is written or read."""
 
+import errno
+import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,11 +22,20 @@ def save(folder: Path, classifier: Classifier, history: History) -> None:
     """Write the model folder, whole or not at all."""
     with replacing(folder) as temporary:
         temporary.mkdir()
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
-        save_file(weights, temporary / "model.safetensors")
+        write_tensors(temporary / "model.safetensors", classifier.state_dict())
         write_json(temporary / "model.json", asdict(classifier.description))
         header = list(history[0])
         write_csv(temporary / "history.csv", header, [["" if row[key] is None else row[key] for key in header] for row in history])
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write safetensors; a full disk is the OSError that every other writer raises."""
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        if "os error 28" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
 
 
 def load(folder: Path) -> Classifier:
