@@ -34,7 +34,8 @@ def main(train: Path, scores: Path, truth_file: Path, *, detection: Output, roc:
     write_columns(planted, {"sample_id": sample_id[poisoned]})
     if not poisoned.any():
         return "nothing is known to be planted, so there is nothing to hold the scores against"
-    return "AUROC " + ", ".join(f"{name} {values['auroc']:.3f}" for name, values in figures.items())
+    known_rates = {name: "–" if values["auroc"] is None else f"{values['auroc']:.3f}" for name, values in figures.items()}
+    return "AUROC " + ", ".join(f"{name} {rate}" for name, rate in known_rates.items())
 
 
 if __name__ == "__main__":

@@ -70,7 +70,6 @@ def test_a_body_that_writes_nothing_is_a_mistake_and_keeps_the_old(tmp_path: Pat
     assert content(target) == {".": "old"}
 
 
-@pytest.mark.xfail(strict=True, reason="reported: a folder is deleted before its successor is in place")
 def test_an_old_folder_is_there_until_the_new_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "thing"
     fill_folder(target, "old")

@@ -70,7 +70,6 @@ def test_the_first_rows(first: int | None, tmp_path: Path) -> None:
     np.testing.assert_array_equal(embeddings.read(tmp_path / "a.safetensors", "a", first=first), values[:first])
 
 
-@pytest.mark.xfail(strict=True, raises=InputError, reason="reported: safetensors does not slice a layer without rows")
 def test_layers_without_rows(tmp_path: Path) -> None:
     fill(tmp_path / "a.safetensors", a=np.empty((0, 3)), b=np.empty((0, 2)))
     assert embeddings.read(tmp_path / "a.safetensors", "b").shape == (0, 2)
@@ -87,7 +86,6 @@ def test_a_failing_body_leaves_nothing_behind(tmp_path: Path) -> None:
     assert (tmp_path / "old.safetensors").read_bytes() == before
 
 
-@pytest.mark.xfail(strict=True, reason="reported: a hole is mapped, so a full disk kills the process (SIGBUS) and is told by nobody")
 def test_the_room_is_taken_before_the_first_number_is_written(tmp_path: Path) -> None:
     with creating(tmp_path / "a.safetensors", {"a": (1000, 1000)}) as arrays:
         (part,) = tmp_path.iterdir()

@@ -201,7 +201,6 @@ def test_hydra_reads_backslashes_before_a_quote(value: str) -> None:
     assert as_hydra_reads(overrides({"a": value})[0])[1] == value
 
 
-@pytest.mark.xfail(strict=True, reason="reported: Hydra halves backslashes only before a quote, and knows no \\u in lists")
 @pytest.mark.parametrize("value", ["C:\\data", "a\\\\b", ["C:\\data"], ["é"]], ids=repr)
 def test_hydra_reads_other_backslashes(value: Any) -> None:
     assert as_hydra_reads(overrides({"a": value})[0])[1] == value

@@ -154,7 +154,6 @@ def test_ranking_without_ties(negatives: int, seed: int) -> None:
     assert ranking(scores, positive) == pytest.approx(brute_force(scores, positive))
 
 
-@pytest.mark.xfail(strict=True, reason="reported: roc_curve drops points of a straight piece (drop_intermediate=False)")
 def test_tpr_at_a_low_fpr_where_steps_repeat() -> None:
     # Five groups of equal scores with 20 positives and 1 negative each, and 245 negatives behind: two groups stay below 1 % of 250.
     scores = np.r_[np.repeat([9.0, 8, 7, 6, 5], 21), np.zeros(245)]

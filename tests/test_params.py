@@ -97,7 +97,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("split.limit", 9, "greater than or equal to 10"),
     ("poison.trigger", "stamp", "'none', 'watermark'"),
     ("poison.rate", 1.01, "less than or equal to 1"),
-    ("poison.rate", float("nan"), "less than or equal to 1"),
+    ("poison.rate", float("nan"), "a finite number"),
     ("poison.rate", "1e-3", "a valid number"),
     ("poison.target_label", 3.0, "a valid integer"),
     ("poison.target_label", -1, "greater than or equal to 0"),
@@ -107,7 +107,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("train.epochs", True, "a valid integer"),
     ("train.batch_size", 0, "greater than or equal to 1"),
     ("train.learning_rate", 0, "greater than 0"),
-    ("train.learning_rate", float("nan"), "greater than 0"),
+    ("train.learning_rate", float("nan"), "a finite number"),
     ("train.precision", "float16", "'auto', 'float32'"),
     ("evaluate.confidence", 1, "less than 1"),
     ("evaluate.confidence", 0, "greater than 0"),
@@ -213,7 +213,6 @@ def test_what_is_not_yaml_is_told_in_one_line(text: str, told: str, tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="reported: read_yaml lets ruamel's ValueError through")
 @pytest.mark.parametrize("text", ["a: 2001-99-99", "a: !!int x", "a: !!float x"])
 def test_values_that_cannot_be_built_are_told_too(text: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
@@ -222,7 +221,6 @@ def test_values_that_cannot_be_built_are_told_too(text: str, tmp_path: Path) -> 
         params.read_yaml(path)
 
 
-@pytest.mark.xfail(strict=True, reason="reported: infinity is taken for a number (ConfigDict(allow_inf_nan=False))")
 @pytest.mark.parametrize("key", ["train.learning_rate", "project.perplexity"])
 def test_infinity_is_no_setting(key: str) -> None:
     complaint(changed(key, float("inf")))

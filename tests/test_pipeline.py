@@ -80,6 +80,11 @@ class Project:
         output = self.dvc("repro")
         return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
 
+    def restore(self) -> None:
+        """Back to what was committed, files of DVC's included."""
+        self.run("git", "reset", "-q", "--hard")
+        self.dvc("checkout", "--force")
+
     def commit(self, message: str) -> None:
         """Commit everything."""
         self.run("git", "add", "-A")
@@ -168,8 +173,7 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else(
         assert reruns <= ran
         assert not ran & spares
     finally:
-        project.run("git", "checkout", "-q", "params.yaml", "dvc.lock", "reports")
-        project.dvc("checkout", "--force")
+        project.restore()
 
 
 def test_new_files_in_the_users_folder_rerun_download_alone(project: Project) -> None:
@@ -179,7 +183,7 @@ def test_new_files_in_the_users_folder_rerun_download_alone(project: Project) ->
         assert project.repro() == {"download"}  # digits do not read the folder: the same bytes come out, and the rerun stops there
     finally:
         extra.unlink()
-        project.run("git", "checkout", "-q", "dvc.lock")
+        project.restore()
 
 
 def test_experiments_and_every_tool_that_compares_them(project: Project) -> None:
@@ -203,8 +207,7 @@ def test_experiments_and_every_tool_that_compares_them(project: Project) -> None
     page_text = (project.folder / "reports/compare.html").read_text()
     assert all(name in page_text for name in ("workspace", "rate-five", "queued", "poison.rate", "Attack success over poison.rate"))
     assert "no run" in project.wellcheck("compare", "workspace", "no-such-run", fails=True)
-    project.run("git", "checkout", "-q", ".")
-    project.dvc("checkout", "--force")
+    project.restore()
 
 
 def test_an_experiment_of_ours_runs_with_its_settings(project: Project) -> None:
@@ -224,18 +227,17 @@ def test_an_experiment_of_ours_runs_with_its_settings(project: Project) -> None:
     assert "queued" in project.wellcheck("experiment", "quick", "--queue", "-S", "train.epochs=1")
     assert "give one of them" in project.wellcheck("experiment", "quick", "--queue", "--publish", fails=True)
     project.dvc("queue", "remove", "--all")
-    project.run("git", "checkout", "-q", ".")
+    project.restore()
 
 
 def test_a_bad_setting_is_one_line_and_leaves_everything_as_it_was(project: Project) -> None:
     before = {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*.parquet")}
     replace(project.folder, {"target_label: 3": "target_label: 12"})
     output = project.dvc("repro", fails=True)
-    project.run("git", "checkout", "-q", "params.yaml")
+    project.restore()
     (line,) = [line for line in output.splitlines() if "poison: error:" in line]
     assert "poison.target_label: found 12, expected a class: 0 to 9" in line
     assert "Traceback" not in output
-    project.dvc("checkout", "--force")
     assert {path for path in before if not path.exists()} == set()
 
 
@@ -261,4 +263,4 @@ def test_a_users_own_folder_without_any_truth(project: Project) -> None:
         for path in (project.folder / "data/own").iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-        project.run("git", "checkout", "-q", ".")
+        project.restore()

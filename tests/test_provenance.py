@@ -61,8 +61,8 @@ def test_changed_code_is_told(name: str, commit: str) -> None:
     assert provenance.git_commit() == git("rev-parse", "HEAD") != commit
 
 
-@pytest.mark.parametrize("name", ["reports/metrics/classify.json", "dvc.lock", "notes.txt"])
-def test_what_a_run_writes_is_no_change(name: str, commit: str) -> None:
+@pytest.mark.parametrize("name", ["reports/metrics/classify.json", "dvc.lock", "notes.txt", "src/untracked.py"])
+def test_what_a_run_writes_and_what_git_does_not_know_is_no_change(name: str, commit: str) -> None:
     Path(name).write_text("second\n")
     assert provenance.git_commit() == commit
 

@@ -23,14 +23,18 @@ Columns = dict[str, np.ndarray]
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; a file or folder written there takes the place of `path` if the body succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary, aside = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     try:
         yield temporary
         if path.is_dir():
-            shutil.rmtree(path)
+            # A folder cannot be renamed over another: the old one steps aside first, and is there until the new one is.
+            path.rename(aside)
         temporary.replace(path)
     finally:
+        if aside.exists() and not path.exists():
+            aside.rename(path)
         remove(temporary)
+        remove(aside)
 
 
 def remove(path: Path) -> None:

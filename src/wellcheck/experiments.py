@@ -1,6 +1,7 @@
 """Ready-made settings, one file each in experiments/: an overlay on params.yaml, and the figures of the article it reproduces."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,11 @@ def overrides(values: Mapping[str, Any]) -> list[str]:
 
 
 def _quoted(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ",".join(map(_quoted, value)) + "]"
     if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        # Hydra reads a backslash as itself, except before a quote: there, and at the end, backslashes come in pairs.
+        return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
     return json.dumps(value)
 
 

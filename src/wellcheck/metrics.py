@@ -68,7 +68,8 @@ def ranking(scores: np.ndarray, positive: np.ndarray) -> dict[str, float | None]
     """
     if positive.all() or not positive.any():
         return {"auroc": None, "average_precision": None, "tpr_at_1pct_fpr": None}
-    fpr, tpr, _ = roc_curve(positive, scores)
+    # Every threshold: between two of them, the one at 1 % may be dropped as lying on a straight piece.
+    fpr, tpr, _ = roc_curve(positive, scores, drop_intermediate=False)
     return {
         "auroc": float(roc_auc_score(positive, scores)),
         "average_precision": float(average_precision_score(positive, scores)),

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
 
 from wellcheck.artifacts import first_line, replacing
 from wellcheck.errors import InputError
@@ -62,6 +62,14 @@ class Labels:
         return len(self.labels)
 
 
+class _Metadata(BaseModel):
+    """The JSON entry in a file's metadata."""
+
+    class_names: tuple[str, ...]
+    source: str
+    content_hash: str
+
+
 class Writer:
     """Appends samples to one Parquet file, in row groups of at most 32 MiB whatever the size of the pieces."""
 
@@ -70,7 +78,7 @@ class Writer:
         self._shape = image_shape
         self._image_type = pa.fixed_shape_tensor(pa.uint8(), image_shape)
         self._schema = pa.schema([("sample_id", pa.int64()), ("image", self._image_type), ("label", pa.int64())])
-        self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._file = pq.ParquetWriter(path, self._schema, compression="zstd", write_page_checksum=True)
         self._rows = max(1, ROW_GROUP_BYTES // int(np.prod(image_shape)))
         self._waiting: list[Samples] = []
         self._hashes = {name: hashlib.sha256() for name in ("sample_id", "image", "label")}
@@ -95,10 +103,10 @@ class Writer:
 
     def close(self) -> None:
         """Write what waits and the metadata."""
-        if self._waiting:
+        if any(map(len, self._waiting)):
             self._write(_concatenate(self._waiting))
-        names = json.dumps(self._description.class_names)
-        content_hash = hashlib.sha256("".join([names, *(h.hexdigest() for h in self._hashes.values())]).encode()).hexdigest()
+        about = json.dumps([self._description.class_names, self._shape])
+        content_hash = hashlib.sha256("".join([about, *(h.hexdigest() for h in self._hashes.values())]).encode()).hexdigest()
         metadata = {"class_names": self._description.class_names, "source": self._description.source, "content_hash": content_hash}
         self._file.add_key_value_metadata({METADATA_KEY.decode(): json.dumps(metadata, sort_keys=True)})
         self._file.close()
@@ -136,16 +144,17 @@ def read_labels(path: Path) -> Labels:
         return Labels(
             table.column("sample_id").to_numpy().copy(),
             table.column("label").to_numpy().copy(),
-            _description(metadata),
+            Description(metadata.class_names, metadata.source),
             (int(shape[0]), int(shape[1]), int(shape[2])),
-            metadata["content_hash"],
+            metadata.content_hash,
         )
 
 
 def batches(path: Path) -> Iterator[Samples]:
     """Read a file one row group at a time. Raises InputError naming the file."""
     with _opened(path) as file:
-        description = _description(_metadata(path, file))
+        metadata = _metadata(path, file)
+        description = Description(metadata.class_names, metadata.source)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group).combine_chunks()
             images = table.column("image").chunk(0).to_numpy_ndarray()
@@ -167,7 +176,7 @@ def read(path: Path) -> Samples:
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise InputError(f"{path}: not found") from None
     except (OSError, pa.ArrowException) as error:
@@ -179,17 +188,19 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
             raise InputError(f"{path}: damaged ({first_line(error)})") from None
 
 
-def _metadata(path: Path, file: pq.ParquetFile) -> Any:
-    stored = file.metadata.metadata or {}
-    if METADATA_KEY not in stored:
+def _metadata(path: Path, file: pq.ParquetFile) -> _Metadata:
+    """What stands in the file's metadata. Raises InputError if it is not one of ours."""
+    columns = {field.name: field.type for field in file.schema_arrow}
+    image = columns.get("image")
+    if columns.get("sample_id") != pa.int64() or columns.get("label") != pa.int64() or not isinstance(image, pa.FixedShapeTensorType):
+        found = ", ".join(f"{name}: {kind}" for name, kind in columns.items())
+        raise InputError(f"{path}: not a samples file: found columns {found}; for your own, set dataset.name: parquet")
+    try:
+        return _Metadata.model_validate_json((file.metadata.metadata or {}).get(METADATA_KEY, b""))
+    except ValidationError:
         raise InputError(
-            f"{path}: not a samples file (its metadata lacks '{METADATA_KEY.decode()}'); to use your own, set dataset.name: parquet"
-        )
-    return json.loads(stored[METADATA_KEY])
-
-
-def _description(metadata: Any) -> Description:
-    return Description(tuple(metadata["class_names"]), metadata["source"])
+            f"{path}: not a samples file: its metadata lack class names, source or hash under '{METADATA_KEY.decode()}'"
+        ) from None
 
 
 def _concatenate(pieces: list[Samples]) -> Samples:

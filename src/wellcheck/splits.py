@@ -54,7 +54,7 @@ def _count(name: str, amount: float | int, total: int) -> int:
 
 
 def _stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random order in which every prefix has the class mix of the whole, to within one sample of each class."""
+    """A random order in which every stretch has about the class mix of the whole: each class is spread evenly over it."""
     order = rng.permutation(len(labels))
     place = np.empty(len(labels))
     for label in np.unique(labels):

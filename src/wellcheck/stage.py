@@ -30,23 +30,24 @@ _remembered: dict[str, Any] = {"parts": {}}
 
 def run(main: Callable[..., str]) -> None:
     """Run `main` as this process: exit 0 with its summary, 1 with one line about bad input, 130 on Ctrl-C."""
-    name = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem)
+    # From a subfolder DVC gives the stage's full address, ../dvc.yaml:train@clean.
+    name = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem).rpartition(":")[2]
 
     @functools.wraps(main)
     def command(*args: Any, **options: Any) -> None:
         start = time.perf_counter()
         try:
             summary = main(*args, **options)
+            seconds = time.perf_counter() - start
+            write_json(SECONDS / f"{name}.json", {"seconds": round(seconds, 2), **_remembered})
         except InputError as error:
             _fail(name, str(error), 1)
         except KeyboardInterrupt:
             _fail(name, "interrupted; nothing is half-written, `dvc repro` takes up the work again", 130)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             _fail(name, "the disk is full; nothing is half-written: make room and run it again", 1)
-        seconds = time.perf_counter() - start
-        write_json(SECONDS / f"{name}.json", {"seconds": round(seconds, 2), **_remembered})
         print(f"{name}: {summary} ({seconds:.1f} s)")
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

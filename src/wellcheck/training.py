@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from wellcheck import models
 from wellcheck.artifacts import first_line, replacing
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier, ModelDescription, build
@@ -62,8 +63,8 @@ def train(
     with progress(title, recipe.epochs, "epochs", done=len(state.history)) as advance:
         for epoch in range(len(state.history), recipe.epochs):
             row = {"epoch": epoch, **run_epoch(state, images, labels, recipe, epoch), **_valid_figures(state.classifier, *valid, recipe)}
-            if not math.isfinite(row["train_loss"] or 0):
-                raise InputError(f"the loss is not finite in epoch {epoch}: lower train.learning_rate (found {recipe.learning_rate})")
+            if not all(math.isfinite(value) for value in row.values() if value is not None) or not _is_finite(state.classifier):
+                raise InputError(f"training diverged in epoch {epoch}: lower train.learning_rate (found {recipe.learning_rate})")
             state.history.append(row)
             advance(1, f"loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}")
             if time.monotonic() - saved > CHECKPOINT_SECONDS or epoch + 1 == recipe.epochs:
@@ -74,9 +75,11 @@ def train(
 
 
 def checkpoint_name(train_hash: str, valid_hash: str, recipe: Train, device: torch.device) -> str:
-    """A file name that is the same only where training would give the same bytes."""
+    """A file name that is the same only where training would give the same bytes: data, recipe, device, PyTorch and this code."""
     threads = torch.get_num_threads() if device.type == "cpu" else 0
+    code = [Path(__file__), *sorted(Path(models.__file__).parent.glob("*.py"))]
     facts = [train_hash, valid_hash, recipe.model_dump(), device.type, threads, torch.__version__]
+    facts += [path.read_text(encoding="utf-8") for path in code]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32] + ".safetensors"
 
 
@@ -131,6 +134,10 @@ def run_epoch(state: State, images: torch.Tensor, labels: torch.Tensor, recipe: 
     return {"train_loss": loss_sum.item() / len(labels), "train_accuracy": correct.item() / len(labels)}
 
 
+def _is_finite(classifier: Classifier) -> bool:
+    return all(bool(values.isfinite().all()) for values in classifier.parameters())
+
+
 def _order(count: int, recipe: Train, epoch: int) -> torch.Tensor:
     # Drawn on the CPU: the same order on every device.
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
@@ -161,9 +168,10 @@ def _save(state: State, checkpoint: Path) -> None:
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
     with replacing(checkpoint) as temporary:
         write_tensors(temporary, tensors, {"progress": json.dumps({"history": state.history, "seconds": state.seconds})})
-    newest_first = sorted(checkpoint.parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in newest_first[CHECKPOINTS_KEPT:]:
-        old.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):  # a training beside this one may prune at the same time
+        newest_first = sorted(checkpoint.parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in newest_first[CHECKPOINTS_KEPT:]:
+            old.unlink()
 
 
 def _restore(state: State, checkpoint: Path, device: torch.device) -> bool:

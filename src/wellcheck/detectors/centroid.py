@@ -14,5 +14,6 @@ def centroid_distance(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         centred = features[members].astype(np.float64)
         centred -= centred.mean(0)
         distances = np.einsum("nd,nd->n", centred, centred)
-        scores[members] = distances / (distances.mean() or 1)
+        rounding = np.finfo(np.float64).eps ** 2 * np.square(features[members], dtype=np.float64).sum(1).max(initial=0) * 16
+        scores[members] = distances / distances.mean() if distances.mean() > rounding else 0
     return scores

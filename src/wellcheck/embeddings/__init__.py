@@ -47,7 +47,8 @@ def read(path: Path, layer: str, *, first: int | None = None) -> np.ndarray:
             raise InputError(f"{path}: no layer '{layer}'; it has {', '.join(file.keys())}: see embed.layers")
         stored = file.get_slice(layer)
         rows = stored.get_shape()[0]
-        values: np.ndarray = stored[: rows if first is None else min(first, rows)]
+        wanted = rows if first is None else min(first, rows)
+        values: np.ndarray = stored[:wanted] if wanted else np.empty((0, stored.get_shape()[1]), np.float16)
         return values
 
 

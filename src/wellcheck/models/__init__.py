@@ -50,7 +50,7 @@ class Classifier(nn.Module):
         return features
 
     def _normalise(self, images: torch.Tensor) -> torch.Tensor:
-        pixels = images.float().div_(255) if images.dtype == torch.uint8 else images
+        pixels = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
         if (self.description.mean, self.description.std) != (0.0, 1.0):
             pixels = (pixels - self.description.mean) / self.description.std
         return pixels.contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,5 @@
 """A trained model on disk: `model.safetensors`, `model.json`, `history.csv`. No pickle is written or read."""
 
-import errno
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +7,8 @@ from pathlib import Path
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 
 from wellcheck.artifacts import first_line, read_json, replacing, write_csv, write_json
 from wellcheck.errors import InputError
@@ -29,13 +28,8 @@ def save(folder: Path, classifier: Classifier, history: History) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors; a full disk is the OSError that every other writer raises."""
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
-    except SafetensorError as error:
-        if "os error 28" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+    """Write safetensors as any other file: safetensors' own writer hides it from colleagues and has errors of its own for a full disk."""
+    path.write_bytes(serialize({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
 
 
 def load(folder: Path) -> Classifier:
@@ -46,9 +40,15 @@ def load(folder: Path) -> Classifier:
     except ValidationError as error:
         problem = error.errors()[0]
         raise InputError(f"{described}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
-    classifier = Classifier(description)
+    try:
+        classifier = Classifier(description)
+    except ValueError as error:
+        raise InputError(f"{described}: {description.architecture} cannot take images of {description.input_shape}: {error}") from None
     try:
         classifier.load_state_dict(load_file(weights))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"{weights}: not the weights of {description.architecture} ({first_line(error)})") from None
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{weights}: not readable ({first_line(error)})") from None
+    except RuntimeError as error:
+        details = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise InputError(f"{weights}: not the weights of {description.architecture}: {details}") from None
     return classifier.eval()
