@@ -20,7 +20,7 @@ test: .venv/installed-tests scm ## set up, check style and types, run the tests
 	@ruff check .
 	@ruff format --check .
 	@mypy
-	@python -m pytest
+	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-tests ## mend style, check types
 	@ruff check --fix . && ruff format . && mypy

@@ -5,7 +5,7 @@
 reads <mirror>/fashion_mnist/train.parquet, maps its first 10,000 images with all three in turn, each run with another seed, and writes
 results/benchmarks/projection.json. The others run with their defaults, on two jobs, on the 784 pixels; ours with the values of params.yaml.
 Neighbourhoods are always judged on the pixels. A figure is the mean over the runs, a ratio the ratio of two such means from one process:
-seconds on a shared machine wander, ratios of interleaved runs much less. Needs openTSNE beside what wellcheck needs.
+seconds on a shared machine wander, ratios of interleaved runs much less.
 """
 
 import argparse

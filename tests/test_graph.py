@@ -25,9 +25,9 @@ def stages() -> dict[str, Any]:
 
 def script_of(stage: Any) -> Path:
     """The script that a stage runs."""
-    command, script, *_ = stage.cmd.split()
-    assert command == "python"
-    return ROOT / script
+    words: list[str] = stage.cmd.split()
+    assert words[0] == "python"
+    return ROOT / words[1]
 
 
 def imported(path: Path, *, packages: bool = True) -> Iterator[Path]:

@@ -97,14 +97,6 @@ def test_tight_clusters_far_apart_keep_their_inner_order() -> None:
     assert np.mean([len(set(one) & set(row.argsort()[:30])) for one, row in zip(found, wanted, strict=True)]) > 29
 
 
-def test_principal_components_are_those_of_the_singular_value_decomposition() -> None:
-    features = blobs()
-    centred = (features - features.mean(axis=0)).astype(np.float32)
-    expected = centred @ np.linalg.svd(centred, full_matrices=False)[2][:3].T
-    found = projections._principal_components(centred, 3, seed=0)
-    assert np.allclose(np.abs(found), np.abs(expected), rtol=1e-3, atol=0.05)
-
-
 def test_components_forget_the_weak_directions() -> None:
     """Blobs along two strong axes, noise along the others: two components find the blobs that all 60 dimensions bury."""
     generator = np.random.default_rng(0)
@@ -166,40 +158,9 @@ def test_a_perplexity_of_one_is_refused() -> None:
         project(blobs(), perplexity=1)
 
 
-def test_affinities_have_the_perplexity_asked_for() -> None:
-    points = projections._standardised(blobs(apart=0))
-    neighbours, distances = projections._nearest(points, 119)
-    joint = projections._affinities(neighbours, distances, 20.0)
-    assert joint.sum() == pytest.approx(1, abs=1e-5)
-    assert abs(joint - joint.T).max() < 1e-9
-    # Hand-made: three equidistant points and perplexity 2 leave 1/2 to each neighbour, 1/6 of the whole to each ordered pair.
-    triangle = projections._affinities(np.array([[1, 2], [0, 2], [0, 1]]), np.ones((3, 2), np.float32), 2.0)
-    assert np.allclose(triangle.toarray(), (1 - np.eye(3)) / 6)
-
-
 POSITIONS = (12 * np.random.default_rng(0).standard_normal((300, 2))).astype(np.float32)
 DIFFERENCES = POSITIONS[:, None].astype(np.float64) - POSITIONS[None]
 KERNEL = 1 / (1 + (DIFFERENCES**2).sum(axis=2))
-
-
-@pytest.mark.parametrize(("spacing", "error"), [(0.6, 0.15), (0.3, 0.02), (0.15, 0.002)])
-def test_repulsion_converges_to_the_sum_over_all_pairs(monkeypatch: pytest.MonkeyPatch, spacing: float, error: float) -> None:
-    monkeypatch.setattr(projections, "GRID_SPACING", spacing)
-    expected = (KERNEL[..., None] ** 2 * DIFFERENCES).sum(axis=1) / (KERNEL.sum() - len(POSITIONS))
-    assert np.linalg.norm(projections._Repulsion()(POSITIONS) - expected) < error * np.linalg.norm(expected)
-
-
-def test_attraction_is_the_sum_over_neighbours() -> None:
-    points = np.random.default_rng(1).standard_normal((300, 5)).astype(np.float32)
-    affinities = projections._affinities(*projections._nearest(points, 15), 10)
-    expected = ((affinities.toarray() * KERNEL)[..., None] * DIFFERENCES).sum(axis=1)
-    assert np.allclose(projections._attraction(affinities)(POSITIONS), expected, rtol=1e-3, atol=1e-7)
-
-
-def test_a_map_wider_than_its_grid_takes_a_coarser_one() -> None:
-    """Two points 100,000 units apart would need a grid of 300,000 nodes a side."""
-    positions = np.array([[0, 0], [1e5, 0], [1e5, 1]], np.float32)
-    assert np.isfinite(projections._Repulsion()(positions)).all()
 
 
 def test_the_identity_keeps_every_neighbour() -> None:

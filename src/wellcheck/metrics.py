@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+# scikit-learn and scipy.stats are imported where they are used: together they take seconds, and most stages need neither.
 
 Interval = list[float]
 
@@ -32,6 +32,8 @@ def proportion_interval(successes: int, trials: int, confidence: float) -> Inter
     """Wilson's score interval of a proportion (Wilson 1927); None without trials."""
     if trials == 0:
         return None
+    from scipy.stats import binomtest
+
     interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     return [float(interval.low), float(interval.high)]
 
@@ -68,6 +70,8 @@ def ranking(scores: np.ndarray, positive: np.ndarray) -> dict[str, float | None]
     """
     if positive.all() or not positive.any():
         return {"auroc": None, "average_precision": None, "tpr_at_1pct_fpr": None}
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
     # Every threshold: between two of them, the one at 1 % may be dropped as lying on a straight piece.
     fpr, tpr, _ = roc_curve(positive, scores, drop_intermediate=False)
     return {
@@ -81,6 +85,8 @@ def roc_points(scores: np.ndarray, positive: np.ndarray, points: int = 200) -> l
     """The ROC curve as at most `points` pairs (FPR, TPR), evenly spread along it; empty where one side is empty."""
     if positive.all() or not positive.any():
         return []
+    from sklearn.metrics import roc_curve
+
     fpr, tpr, _ = roc_curve(positive, scores)
     rows = np.unique(np.linspace(0, len(fpr) - 1, points).round().astype(int))
     return [(float(fpr[row]), float(tpr[row])) for row in rows]

@@ -7,7 +7,7 @@ from typing import Any
 
 from wellcheck import stage
 
-PACKAGES = ("wellcheck", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pyarrow", "safetensors", "pillow", "dvc")
+PACKAGES = ("wellcheck", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "openTSNE", "pyarrow", "safetensors", "pillow", "dvc")
 
 
 def gather() -> dict[str, Any]:
