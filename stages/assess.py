@@ -33,7 +33,7 @@ def main(train: Path, scores: Path, truth_file: Path, *, detection: Output, roc:
     write_csv(roc, ["detector", "false_positive_rate", "true_positive_rate"], curves)
     write_columns(planted, {"sample_id": sample_id[poisoned]})
     if not poisoned.any():
-        return "nothing is known to be planted, so there is nothing to hold the scores against"
+        return "nothing was planted by us, so there is nothing to hold the scores against"
     known_rates = {name: "–" if values["auroc"] is None else f"{values['auroc']:.3f}" for name, values in figures.items()}
     return "AUROC " + ", ".join(f"{name} {rate}" for name, rate in known_rates.items())
 

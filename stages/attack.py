@@ -40,7 +40,7 @@ def _outcomes(folder: Path, before: Samples, after: np.ndarray, poison: params.P
     classifier = storage.load(folder)
     first = predict(classifier, before.images, device=device, title=f"{folder.name}, as they are")
     second = predict(classifier, after, device=device, title=f"{folder.name}, with trigger")
-    changes = np.abs(after.astype(np.int16) - before.images).reshape(len(before), -1)
+    changes = np.abs(after.astype(np.int16) - before.images)
     return {
         "sample_id": before.sample_id,
         "attack": np.full(len(before), poison.trigger),
@@ -50,7 +50,7 @@ def _outcomes(folder: Path, before: Samples, after: np.ndarray, poison: params.P
         "label_after": second.labels,
         "confidence_before": first.confidences,
         "confidence_after": second.confidences,
-        "distance": changes.max(1, initial=0) / 255,  # L∞ in [0, 1]
+        "distance": changes.max(axis=(1, 2, 3), initial=0) / 255,  # L∞ in [0, 1]
     }
 
 

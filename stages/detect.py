@@ -17,19 +17,24 @@ def main(train: Path, embedded: Path, projection: Path, *, scores: Output) -> st
     columns = {"sample_id": known.sample_id}
     with progress("detect", len(names), "detectors") as advance:
         for name in names:
-            features = _map(projection) if DETECTORS[name].features == "tsne" else embeddings.read(embedded, DETECTORS[name].features)
-            # The map holds the first samples only; a sample that a detector has not looked at has no score (NaN).
+            rows, features = np.arange(len(known)), DETECTORS[name].features
+            if features == "tsne":
+                rows, values = _map(projection, known.sample_id)
+            else:
+                values = embeddings.read(embedded, features)
+            # A sample that a detector has not looked at, for it is not on the map, has no score (NaN).
             columns[name] = np.full(len(known), np.nan)
             with timed(name):
-                columns[name][: len(features)] = DETECTORS[name].score(features, known.labels[: len(features)])
+                columns[name][rows] = DETECTORS[name].score(values, known.labels[rows])
             advance(1, name)
     write_columns(scores, columns)
     return f"{len(known):,} samples scored by {', '.join(names)}"
 
 
-def _map(projection: Path) -> np.ndarray:
-    columns = read_columns(projection, ["pixels_x", "pixels_y"])
-    return np.column_stack([columns["pixels_x"], columns["pixels_y"]])
+def _map(projection: Path, sample_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the samples that are on the map, and their places [n, 2]."""
+    columns = read_columns(projection, ["sample_id", "pixels_x", "pixels_y"])
+    return np.searchsorted(sample_id, columns["sample_id"]), np.column_stack([columns["pixels_x"], columns["pixels_y"]])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Map the first training samples to the plane with t-SNE, every embedded layer by itself."""
+"""Map training samples to the plane with t-SNE, every embedded layer by itself."""
 
 from pathlib import Path
+
+import numpy as np
 
 from wellcheck import embeddings, params, projections, samples, stage
 from wellcheck.artifacts import write_columns
@@ -9,9 +11,12 @@ from wellcheck.stage import Output
 
 def main(train: Path, embedded: Path, *, projection: Output) -> str:
     project = params.load(params.Project)
-    columns = {"sample_id": samples.read_labels(train).sample_id[: project.samples]}
+    known = samples.read_labels(train)
+    # Evenly spread, for a folder comes sorted by class.
+    rows = np.unique(np.linspace(0, len(known) - 1, min(project.samples, len(known))).round().astype(int))
+    columns = {"sample_id": known.sample_id[rows]}
     for layer in embeddings.layers(embedded):
-        features = embeddings.read(embedded, layer, first=project.samples)
+        features = embeddings.read(embedded, layer)[rows]
         points = projections.tsne(
             features, perplexity=project.perplexity, components=project.components, iterations=project.iterations, seed=project.seed
         )

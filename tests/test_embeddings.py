@@ -63,13 +63,6 @@ def test_it_can_be_filled_in_any_order(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("first", [0, 1, 3, 4, 100, None])
-def test_the_first_rows(first: int | None, tmp_path: Path) -> None:
-    values = np.arange(12, dtype=np.float16).reshape(4, 3)
-    fill(tmp_path / "a.safetensors", a=values)
-    np.testing.assert_array_equal(embeddings.read(tmp_path / "a.safetensors", "a", first=first), values[:first])
-
-
 def test_layers_without_rows(tmp_path: Path) -> None:
     fill(tmp_path / "a.safetensors", a=np.empty((0, 3)), b=np.empty((0, 2)))
     assert embeddings.read(tmp_path / "a.safetensors", "b").shape == (0, 2)

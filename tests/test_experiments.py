@@ -219,3 +219,18 @@ def test_differences_by_hand() -> None:
 def test_what_an_experiment_does_not_set_makes_no_difference() -> None:
     experiment = Experiment(title="T", about="A", params={"train": {"epochs": 3}})
     assert differences(experiment, {"train": {"epochs": 3, "seed": 9}, "poison": {"rate": 0.5}}) == {}
+
+
+@pytest.mark.parametrize("name", experiments.names(ROOT / "experiments"))
+def test_an_experiment_sets_everything_that_changes_a_result(name: str) -> None:
+    """Otherwise what was left in params.yaml would be published under the article's name."""
+    every = set(experiments.flatten(params.load_all(ROOT / "params.yaml").model_dump()))
+    free = {"device", "dataset.path", *(key for key in every if key.startswith("report."))}
+    given = set(experiments.flatten(experiments.read(name, ROOT / "experiments").params))
+    assert given - {"report.title", "report.experiment"} == every - free
+
+
+@pytest.mark.parametrize("name", ["../params", "", "nope", "/etc/passwd"])
+def test_only_a_listed_experiment_is_read(name: str) -> None:
+    with pytest.raises(InputError, match="no experiment"):
+        experiments.read(name, ROOT / "experiments")

@@ -23,6 +23,7 @@ QUICK = {
     "iterations: 300": "iterations: 50",
     "points_per_map: 3000": "points_per_map: 300",
 }
+POISON_OUTPUTS = ("train.parquet", "truth.parquet")  # DVC takes a stage's old outputs away before it runs
 ALL = {
     "download", "split", "poison", "train@clean", "train@poisoned", "attack", "evaluate", "embed@clean", "embed@poisoned",
     "project@clean", "project@poisoned", "detect", "assess", "report",
@@ -193,19 +194,21 @@ def test_experiments_and_every_tool_that_compares_them(project: Project) -> None
     assert "params.yaml" in shown["params"]
     assert json.loads(project.dvc("params", "diff", "--json"))["params.yaml"]["poison.rate"] == {"old": 0.1, "new": 0.05}
     metrics = json.loads(project.dvc("metrics", "diff", "--json"))["reports/metrics/classify.json"]
-    assert "poisoned.backdoor.attack_success_rate" in metrics or "poisoned.log_loss" in metrics
+    assert "poisoned.log_loss" in metrics
     for command in (("plots", "diff", "HEAD"), ("plots", "show")):
         page = Path(project.dvc(*command).strip().splitlines()[-1].removeprefix("file://"))
         text = page.read_text()
         assert all(title in text for title in ("Loss by epoch", "Accuracy by epoch", "Confusion, poisoned", "ROC of the detectors"))
         assert "false_positive_rate" in text
     project.dvc("exp", "run", "--queue", "--name", "queued", "-S", "poison.rate=0.02")
+    # A queued one has no result yet, and is left out.
+    assert "queued" not in project.wellcheck("compare")
     project.dvc("queue", "start")
     project.dvc("queue", "logs", "queued", "--follow")
     assert "queued" in project.dvc("exp", "list", "--name-only")
     project.wellcheck("compare")
     page_text = (project.folder / "reports/compare.html").read_text()
-    assert all(name in page_text for name in ("workspace", "rate-five", "queued", "poison.rate", "Attack success over poison.rate"))
+    assert all(name in page_text for name in ("rate-five", "queued", "poison.rate", "Attack success over poison.rate"))
     assert "no run" in project.wellcheck("compare", "workspace", "no-such-run", fails=True)
     project.restore()
 
@@ -234,11 +237,12 @@ def test_a_bad_setting_is_one_line_and_leaves_everything_as_it_was(project: Proj
     before = {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*.parquet")}
     replace(project.folder, {"target_label: 3": "target_label: 12"})
     output = project.dvc("repro", fails=True)
+    assert {path for path in before if path.exists()} == set(before) - {project.folder / "data/poison" / name for name in POISON_OUTPUTS}
+    assert all(path.stat().st_mtime_ns == before[path] for path in before if path.exists())
     project.restore()
     (line,) = [line for line in output.splitlines() if "poison: error:" in line]
     assert "poison.target_label: found 12, expected a class: 0 to 9" in line
     assert "Traceback" not in output
-    assert {path for path in before if not path.exists()} == set()
 
 
 def test_a_users_own_folder_without_any_truth(project: Project) -> None:

@@ -4,7 +4,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,15 +136,30 @@ def test_the_verdict_names_target_rates_and_counts(tmp_path: Path) -> None:
 def test_a_backdoor_that_did_not_take_is_not_called_one(tmp_path: Path) -> None:
     files = make_files(tmp_path, Case())
     evidence = gather(files)
-    evidence.classify["poisoned"]["backdoor"]["attack_success_rate"] = 0.1
+    evidence.classify["poisoned"]["backdoor"] = evidence.classify["clean"]["backdoor"]
     page = render(evidence, settings(), PROVENANCE, None)
     assert "the backdoor did not take hold" in page
+
+
+def test_a_weak_backdoor_beyond_chance_is_one(tmp_path: Path) -> None:
+    """Article A1's own: 38 % of the others, where a clean model has 2 %."""
+    evidence = gather(make_files(tmp_path, Case()))
+    for variant, successes in (("clean", 200), ("poisoned", 3800)):
+        evidence.classify[variant]["backdoor"] = metrics.Backdoor(successes, 10_000, successes, 10_000).figures(0.95)
+    assert "The well is poisoned" in render(evidence, settings(), PROVENANCE, None)
+
+
+def test_a_trigger_planted_nowhere_is_a_control_run(tmp_path: Path) -> None:
+    evidence = gather(make_files(tmp_path, Case()))
+    page = render(replace(evidence, planted=evidence.planted[:0]), settings(), PROVENANCE, None)
+    assert "A clean control run" in page
+    assert "The well is poisoned" not in page
 
 
 def test_without_a_truth_nothing_is_claimed(tmp_path: Path) -> None:
     page = page_of(tmp_path, Case(planted=0))
     assert "Nothing was planted by wellcheck" in page
-    for absent in ('id="backdoor"', "attack success", "AUROC", "planted model", 'class="planted"'):
+    for absent in ('id="backdoor"', "attack success", "AUROC", "poisoned model", "poisoned, train", 'class="planted"'):
         assert absent not in page, absent
 
 
@@ -162,6 +177,12 @@ def test_nothing_in_the_page_points_outside(tmp_path: Path) -> None:
     assert all(source.startswith(("data:image/webp;base64,", "#")) for source in sources)
     assert "default-src 'none'" in page
     assert not re.findall(r"url\((?!\$\{sheet)", page)
+
+
+def test_a_page_that_would_be_too_large_shows_fewer_images(tmp_path: Path) -> None:
+    case = Case(training=12_000, tests=200, shape=(3, 64, 64), planted=100)
+    page = page_of(tmp_path, case, points_per_map=5000, outliers_per_label=100, images_per_grid=100)
+    assert 1e6 < len(page.encode()) <= 10e6
 
 
 @pytest.mark.parametrize("classes", [10, 200])
@@ -190,7 +211,7 @@ def test_images_come_in_the_order_asked_for(tmp_path: Path) -> None:
     files = make_files(tmp_path, Case())
     whole = samples.read(files.clean_train)
     wanted = whole.sample_id[[500, 2, 77, 2]]
-    np.testing.assert_array_equal(images(files.clean_train, wanted), whole.images[[500, 2, 77, 2]])
+    np.testing.assert_array_equal(images(files.clean_train, wanted, side=64), whole.images[[500, 2, 77, 2]])
 
 
 def test_a_map_shows_every_planted_sample_with_its_label_and_its_own_thumbnail(tmp_path: Path) -> None:

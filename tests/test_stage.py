@@ -72,7 +72,7 @@ def test_a_stage_tells_one_line_and_its_seconds(run: Run) -> None:
     assert out.startswith("copy: deep/out.txt written (0.") and out.endswith(" s)\n") and out.count("\n") == 1
     assert Path("deep/out.txt").read_text() == "x"
     remembered = json.loads(Path(".wellcheck/seconds/copy.json").read_text())
-    assert set(remembered) == {"seconds", "parts"} and remembered["parts"] == {} and 0 <= remembered["seconds"] < 60
+    assert set(remembered) == {"seconds", "parts", "made"} and remembered["parts"] == {} and 0 <= remembered["seconds"] < 60
 
 
 def test_bad_input_is_one_line_and_exit_1(run: Run) -> None:
@@ -156,7 +156,7 @@ def test_what_a_stage_remembers(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
     assert run(main, "--target", "out")[0] == 0
     (kept,) = stage.last_runs().values()
-    assert set(kept) == {"seconds", "parts", "device", "training_seconds"}
+    assert set(kept) == {"seconds", "parts", "made", "device", "training_seconds"}
     assert (kept["device"], kept["training_seconds"]) == ("CPU, 2 threads", 12.5)
     assert set(kept["parts"]) == {"centroid"} and 0.02 <= kept["parts"]["centroid"] <= kept["seconds"] + 0.01
 

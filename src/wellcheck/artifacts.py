@@ -1,6 +1,8 @@
 """Files that are whole or absent: every artifact is written under a temporary name and renamed when it is complete."""
 
 import csv
+import glob
+import hashlib
 import json
 import os
 import shutil
@@ -24,6 +26,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; a file or folder written there takes the place of `path` if the body succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, aside = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        if not _is_alive(int(stale.suffixes[-2][1:])):  # its writer was killed
+            remove(stale)
     try:
         yield temporary
         if path.is_dir():
@@ -35,6 +40,16 @@ def replacing(path: Path) -> Iterator[Path]:
             aside.rename(path)
         remove(temporary)
         remove(aside)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def remove(path: Path) -> None:
@@ -75,9 +90,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) 
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a CSV with a header row."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """Read a CSV with a header row. Raises InputError naming the file if it is missing."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found") from None
 
 
 def write_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
@@ -100,6 +118,16 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text: libraries append pages of context."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def digest(path: Path) -> str | None:
+    """A hash of a file's bytes, or of all files' in a folder; None if it is not there."""
+    if path.is_dir():
+        return hashlib.blake2b("".join(f"{one.name}{digest(one)}" for one in sorted(path.iterdir())).encode()).hexdigest()
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def cache_folder() -> Path:

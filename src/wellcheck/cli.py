@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from wellcheck import experiments
@@ -24,7 +25,7 @@ def list_experiments() -> None:
     table = Table("name", "what it reproduces", box=None, pad_edge=False)
     for name in experiments.names():
         one = experiments.read(name)
-        table.add_row(name, f"[bold]{one.title}[/bold]\n{one.about}")
+        table.add_row(name, f"[bold]{escape(one.title)}[/bold]\n{escape(one.about)}")
     Console().print(table)
 
 
@@ -39,6 +40,8 @@ def experiment(
     chosen = experiments.overrides(experiments.read(name).params) + (setting or [])
     if queue and publish:
         raise InputError("--publish needs the run's results, and --queue only puts it in the queue: give one of them")
+    if publish and setting:
+        raise InputError("--publish is for the experiment as it is, and --set changes it: give one of them")
     # Names are unique in DVC; a run with further settings gets a name of DVC's own making.
     named = [] if setting else ["--name", name, "--force"]
     _dvc("exp", "run", *named, *(["--queue"] if queue else []), *(part for one in chosen for part in ("--set-param", one)))
@@ -55,7 +58,8 @@ def experiment(
 @app.command()
 def compare(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Experiments, branches, commits, results/NAME or `workspace`; default: all experiments.")
+        list[str] | None,
+        typer.Argument(help="Experiments, commits, results/NAME, `workspace`; default: workspace, HEAD, all experiments."),
     ] = None,
 ) -> None:
     """Write reports/compare.html: the params that differ, the metrics side by side, curves over a swept param."""

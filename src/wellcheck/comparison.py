@@ -12,9 +12,10 @@ from wellcheck.artifacts import read_json, write_text
 from wellcheck.errors import InputError
 from wellcheck.experiments import flatten
 from wellcheck.report.charts import Line, line_chart
-from wellcheck.report.page import environment
+from wellcheck.report.page import SERIES_STYLES, environment
 from wellcheck.results import FOLDER, METRICS
 
+METRICS_FILES = (METRICS / "classify.json", METRICS / "poison_detection.json")
 IRRELEVANT = ("report.",)  # how a run is shown is not what it is
 
 
@@ -28,48 +29,62 @@ class Run:
 
 
 def gather(names: Sequence[str]) -> list[Run]:
-    """Runs by name: `workspace`, a published results/<name>.json, or any DVC experiment, branch, tag or commit. None: all experiments.
+    """Runs by name: `workspace`, a published `results/<name>`, or any DVC experiment, branch, tag or commit.
 
-    Raises InputError naming the one that is not to be found.
+    Without names: the workspace, this commit and the finished experiments on it, each set of params once. Raises InputError naming the one
+    that is not to be found.
     """
-    return [_run(name) for name in names or ["workspace", *_experiments()]]
+    if names:
+        return [_run(name) for name in names]
+    runs = [_run(name) for name in ["workspace", "HEAD", *_experiments()]]
+    # What was run last is an experiment, or what was committed, and lies in the workspace too.
+    return [run for index, run in enumerate(runs) if run.params not in [later.params for later in runs[index + 1 :]]]
 
 
 def _run(name: str) -> Run:
     if name == "workspace":
         metrics = {file.stem: read_json(file) for file in sorted(METRICS.glob("*.json"))}
         return Run(name, flatten(params.load_all().model_dump()), _numbers(metrics))
-    published = FOLDER / f"{name}.json"
-    if published.is_file():
+    published = Path(name).with_suffix(".json")
+    if published.parent == FOLDER and published.is_file():
         result = read_json(published)
         return Run(name, flatten(result["params"]), _numbers(result["metrics"]))
     return _revision(name)
 
 
 def _revision(name: str) -> Run:
-    # DVC is imported here and nowhere else in the library: half a second that only this command pays.
+    # DVC is imported in this module and nowhere else in the library: half a second that only this command pays.
     import dvc.api
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError
 
     try:
         settings = dvc.api.params_show("params.yaml", rev=name)
-        metrics = {path.split("/")[-1].removesuffix(".json"): values for path, values in _metrics_by_file(name).items()}
+        return Run(name, flatten(settings), _numbers({path.stem: _metrics(path, name) for path in METRICS_FILES}))
     except (DvcException, SCMError) as error:
         raise InputError(f"no run '{name}': not in {FOLDER}/ and not an experiment or revision that DVC can read ({error})") from None
-    return Run(name, flatten(settings), _numbers(metrics))
 
 
-def _metrics_by_file(name: str) -> dict[str, Any]:
+def _metrics(path: Path, revision: str) -> Any:
     import dvc.api
 
-    return {str(path): dvc.api.metrics_show(str(path), rev=name) for path in (METRICS / "classify.json", METRICS / "poison_detection.json")}
+    try:
+        return dvc.api.metrics_show(str(path), rev=revision)
+    except FileNotFoundError:
+        return {}
 
 
 def _experiments() -> list[str]:
     import dvc.api
+    from dvc.exceptions import DvcException
+    from scmrepo.exceptions import SCMError
 
-    return [row["Experiment"] for row in dvc.api.exp_show() if row.get("Experiment")]
+    try:
+        rows = dvc.api.exp_show()
+    except (DvcException, SCMError) as error:
+        raise InputError(f"DVC has no experiments here ({error}); name what to compare, such as results/NAME") from None
+    finished = [row for row in rows if row.get("Experiment") and row.get("State") not in ("Queued", "Running", "Failed")]
+    return [str(row["Experiment"]) for row in finished]
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float | None]:
@@ -113,15 +128,16 @@ def curves(runs: Sequence[Run], swept: str) -> list[Markup]:
 
     variants = ("clean", "poisoned")
     detectors = sorted({key.split(".")[2] for run in runs for key in run.metrics if key.startswith("poison_detection.detectors.")})
+
+    def detector_lines(key: str) -> list[Line]:
+        place = "poison_detection.detectors"
+        return [line(name, f"series{index % SERIES_STYLES}", f"{place}.{name}.{key}") for index, name in enumerate(detectors)]
+
     groups = {
         "Attack success": [line(f"{variant} model", variant, f"classify.{variant}.backdoor.attack_success_rate") for variant in variants],
         "Accuracy": [line(f"{variant} model", variant, f"classify.{variant}.accuracy") for variant in variants],
-        "AUROC of the detectors": [
-            line(name, f"series{index}", f"poison_detection.detectors.{name}.auroc") for index, name in enumerate(detectors)
-        ],
-        "TPR at 1 % FPR of the detectors": [
-            line(name, f"series{index}", f"poison_detection.detectors.{name}.tpr_at_1pct_fpr") for index, name in enumerate(detectors)
-        ],
+        "AUROC of the detectors": detector_lines("auroc"),
+        "TPR at 1 % FPR of the detectors": detector_lines("tpr_at_1pct_fpr"),
     }
     whole = {"Attack success", "TPR at 1 % FPR of the detectors"}
     return [

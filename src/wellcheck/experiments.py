@@ -46,7 +46,7 @@ class Experiment(_Strict):
 def read(name: str, folder: Path = FOLDER) -> Experiment:
     """Read one experiment. Raises InputError that names the file, or the experiments there are if this is none of them."""
     path = folder / f"{name}.yaml"
-    if not path.exists():
+    if name not in names(folder):
         raise InputError(f"no experiment '{name}' in {folder}/; there are: {', '.join(names(folder)) or 'none'}")
     try:
         return Experiment.model_validate(params.read_yaml(path))

@@ -7,7 +7,7 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -90,7 +90,7 @@ class Embed(Section):
 class Project(Section):
     """The two-dimensional map."""
 
-    samples: Annotated[int, Field(ge=10)]  # the first so many samples of the training set
+    samples: Annotated[int, Field(ge=10)]  # so many training samples, evenly spread over the set
     perplexity: Annotated[float, Field(gt=1)]
     components: Annotated[int, Field(ge=2)] | None  # principal components kept before the neighbour search; null: all of the pixels
     iterations: Count  # after 100 of early exaggeration
@@ -127,6 +127,14 @@ class Params(Section):
     project: Project
     detect: Detect
     report: Report
+
+    @model_validator(mode="after")
+    def _detectors_find_their_layers(self) -> "Params":
+        for detector in self.detect.detectors:
+            layer: LayerName = "pixels" if detector == "centroid_tsne" else "penultimate"
+            if layer not in self.embed.layers:
+                raise ValueError(f"detect.detectors has {detector}, which needs {layer} in embed.layers")
+        return self
 
 
 Loaded = TypeVar("Loaded", bound=BaseModel)
@@ -170,6 +178,8 @@ def _explain(source: str, error: Any) -> str:
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(keys[-1]), _known_keys(), n=1)
         return f"{source}: {name}: unknown parameter" + (f", did you mean '{near[0]}'?" if near else "")
+    if error["type"] == "value_error":
+        return f"{source}: {error['ctx']['error']}"
     if error["type"] == "missing":
         return f"{source}: {name}: missing"
     expected = error["msg"].removeprefix("Input should be ")

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from wellcheck import stage
@@ -34,8 +35,9 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The commit of the code, with `+changes` where tracked code or settings differ from it."""
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
+    # An archive unpacked inside somebody's checkout is none of that checkout.
+    top, commit = _git("rev-parse", "--show-toplevel"), _git("rev-parse", "HEAD")
+    if top is None or commit is None or Path(top).resolve() != Path.cwd().resolve():
         return None
     # Reports and the lock file are what a run writes: only a change of what it reads is worth a word.
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", "src", "stages", "experiments", "dvc.yaml", "requirements.lock")

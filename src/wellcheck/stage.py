@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from wellcheck.artifacts import read_json, write_json
+from wellcheck.artifacts import digest, read_json, write_json
 from wellcheck.errors import InputError
 
 Output = Annotated[Path, typer.Option()]
@@ -35,19 +35,23 @@ def run(main: Callable[..., str]) -> None:
 
     @functools.wraps(main)
     def command(*args: Any, **options: Any) -> None:
-        start = time.perf_counter()
+        clock, start = time.time() - 1, time.perf_counter()  # a file system's clock may lag behind
         try:
             summary = main(*args, **options)
             seconds = time.perf_counter() - start
-            write_json(SECONDS / f"{name}.json", {"seconds": round(seconds, 2), **_remembered})
+            outputs = [path for path in options.values() if isinstance(path, Path) and path.exists() and path.stat().st_mtime >= clock]
+            made = {str(path): digest(path) for path in outputs}
+            write_json(SECONDS / f"{name}.json", {"seconds": round(seconds, 2), "made": made, **_remembered})
         except InputError as error:
             _fail(name, str(error), 1)
         except KeyboardInterrupt:
             _fail(name, "interrupted; nothing is half-written, `dvc repro` takes up the work again", 130)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                _fail(name, "the disk is full; nothing is half-written: make room and run it again", 1)
+            if error.filename is None:
                 raise
-            _fail(name, "the disk is full; nothing is half-written: make room and run it again", 1)
+            _fail(name, f"{error.filename}: {error.strerror}", 1)
         print(f"{name}: {summary} ({seconds:.1f} s)")
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -69,11 +73,12 @@ def remember(key: str, value: str | float) -> None:
 
 
 def last_runs() -> dict[str, dict[str, Any]]:
-    """What is remembered of every stage's last real run in this folder: `seconds`, `parts` and more.
+    """What is remembered of every stage that made what lies here now: `seconds`, `parts` and more.
 
-    A stage that DVC restored from its cache did not run and is not in it.
+    A stage whose output has changed since, because DVC restored it from its cache, is left out.
     """
-    return {path.stem: read_json(path) for path in sorted(SECONDS.glob("*.json"))}
+    runs = {path.stem: read_json(path) for path in sorted(SECONDS.glob("*.json"))}
+    return {name: run for name, run in runs.items() if all(digest(Path(path)) == known for path, known in run.get("made", {}).items())}
 
 
 def _fail(name: str, message: str, status: int) -> NoReturn:

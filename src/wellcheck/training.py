@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -53,6 +54,9 @@ def train(
     training goes on from `checkpoint`. Raises InputError if the loss diverges.
     """
     keep_freed_memory()
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for if its sums are to have one order
     state = begin(train_set, recipe, device)
     if checkpoint.exists() and not _restore(state, checkpoint, device):
         state = begin(train_set, recipe, device)

@@ -40,15 +40,12 @@ def creating(path: Path, shapes: Mapping[str, tuple[int, int]]) -> Iterator[dict
             mapped.flush()
 
 
-def read(path: Path, layer: str, *, first: int | None = None) -> np.ndarray:
-    """One layer, float16 [N, D], or its first rows. Raises InputError naming the file, and the layers it has if this is none of them."""
+def read(path: Path, layer: str) -> np.ndarray:
+    """One layer, float16 [N, D]. Raises InputError naming the file, and the layers it has if this is none of them."""
     with _opened(path) as file:
         if layer not in file.keys():  # noqa: SIM118 (not a dict)
             raise InputError(f"{path}: no layer '{layer}'; it has {', '.join(file.keys())}: see embed.layers")
-        stored = file.get_slice(layer)
-        rows = stored.get_shape()[0]
-        wanted = rows if first is None else min(first, rows)
-        values: np.ndarray = stored[:wanted] if wanted else np.empty((0, stored.get_shape()[1]), np.float16)
+        values: np.ndarray = file.get_tensor(layer)
         return values
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from wellcheck import samples
 from wellcheck.artifacts import Columns, read_columns, read_csv, read_json
 from wellcheck.metrics import confusion_matrix
+from wellcheck.report.pictures import shrink
 from wellcheck.samples import Description, Labels
 
 VARIANTS = ("clean", "poisoned")
@@ -59,8 +60,13 @@ class Evidence:
 
     @property
     def attacked(self) -> bool:
-        """Whether a trigger was planted by us."""
+        """Whether this run has a trigger of ours."""
         return len(self.outcomes["sample_id"]) > 0
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The variants that are worth showing, and what to call them: without a trigger both were trained on the same images."""
+        return {"clean": "clean", "poisoned": "poisoned"} if self.attacked else {"poisoned": "as it came"}
 
 
 def gather(files: Files) -> Evidence:
@@ -83,14 +89,17 @@ def gather(files: Files) -> Evidence:
     )
 
 
-def images(path: Path, sample_id: np.ndarray) -> np.ndarray:
-    """The images uint8 [n, C, H, W] of these samples, in the order asked for; the file is read one row group at a time."""
+def images(path: Path, sample_id: np.ndarray, *, side: int) -> np.ndarray:
+    """The images uint8 [n, C, h, w] of these samples, in the order asked for, made smaller to at most `side` pixels.
+
+    The file is read one row group at a time, and only small images are kept: their number and size decide the memory, not the set's.
+    """
     wanted = np.unique(sample_id)
     found: list[np.ndarray] = []
     ids: list[np.ndarray] = []
     for batch in samples.batches(path):
         here = np.isin(batch.sample_id, wanted)
-        found.append(batch.images[here])
+        found.append(shrink(batch.images[here], side))
         ids.append(batch.sample_id[here])
     pictures, known = np.concatenate(found), np.concatenate(ids)
     order = np.argsort(known)

@@ -6,7 +6,7 @@ import numpy as np
 
 from wellcheck.params import Report
 from wellcheck.report.evidence import VARIANTS, Evidence, images
-from wellcheck.report.pictures import sprite
+from wellcheck.report.pictures import SPRITE_SIDE, sprite
 
 SPRITE_COLUMNS = 64
 GRID = 1000  # coordinates are sent as whole numbers from 0 to GRID
@@ -16,12 +16,9 @@ def build_maps(evidence: Evidence, settings: Report) -> dict[str, Any]:
     """`sheet` (address, columns, cell size), `layers` and one entry a map: points as [x, y, label, cell, sample_id, planted]."""
     shown = _choose(evidence, settings)
     changed = shown[np.isin(shown, evidence.planted)]
-    cells = np.concatenate(
-        [images(evidence.files.clean_train, shown), images(evidence.files.poisoned_train, changed)]
-        if len(changed)
-        else [images(evidence.files.clean_train, shown)]
-    )
-    address, width, height = sprite(cells, columns=SPRITE_COLUMNS)
+    before = images(evidence.files.clean_train, shown, side=SPRITE_SIDE)
+    after = images(evidence.files.poisoned_train, changed, side=SPRITE_SIDE)
+    cells = np.concatenate([before, after])
     layers = sorted({name.removesuffix("_x") for name in evidence.maps["clean"] if name.endswith("_x")}, key=lambda name: name != "pixels")
     cell_of = {"clean": {}, "poisoned": {int(sample): len(shown) + index for index, sample in enumerate(changed)}}
     place = {int(sample): index for index, sample in enumerate(shown)}
@@ -30,7 +27,14 @@ def build_maps(evidence: Evidence, settings: Report) -> dict[str, Any]:
         for layer in layers
         for variant in VARIANTS
     ]
-    sheet = {"address": address, "columns": SPRITE_COLUMNS, "rows": -(-len(cells) // SPRITE_COLUMNS), "width": width, "height": height}
+    _, _, height, width = cells.shape
+    sheet = {
+        "address": sprite(cells, columns=SPRITE_COLUMNS),
+        "columns": SPRITE_COLUMNS,
+        "rows": -(-len(cells) // SPRITE_COLUMNS),
+        "width": width,
+        "height": height,
+    }
     return {"sheet": sheet, "layers": layers, "maps": maps, "shown": len(shown), "mapped": len(evidence.maps["clean"]["sample_id"])}
 
 

@@ -12,14 +12,25 @@ from wellcheck.params import Params
 from wellcheck.report.charts import Line, line_chart
 from wellcheck.report.evidence import VARIANTS, Evidence, images
 from wellcheck.report.maps import build_maps
-from wellcheck.report.pictures import SPRITE_SIDE, data_uri
+from wellcheck.report.pictures import SPRITE_SIDE, THUMBNAIL_SIDE, data_uri
 
+MOST_BYTES = 9_900_000  # images are ASCII, so characters are bytes but for a few names
 MOST_MATRIX_CLASSES = 20
+SERIES_STYLES = 4  # colours in the style sheet
+SMALL_CHANGE = 0.015  # of accuracy: what one test split cannot tell from chance
 MOST_OUTLIERS = 1500  # thumbnails on the page, over all labels and detectors
 
 
 def render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], experiment: Experiment | None) -> str:
-    """The whole page as one self-contained HTML text."""
+    """The whole page as one self-contained HTML text of at most 10 MB: where it would be larger, fewer images are shown."""
+    shown = params.report
+    while len(page := _render(evidence, params.model_copy(update={"report": shown}), provenance, experiment)) > MOST_BYTES:
+        fewer = {name: max(1, getattr(shown, name) // 2) for name in ("points_per_map", "outliers_per_label", "images_per_grid")}
+        shown = shown.model_copy(update=fewer)
+    return page
+
+
+def _render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], experiment: Experiment | None) -> str:
     sections = {
         "summary": summary(evidence, params),
         "classes": classes(evidence),
@@ -71,22 +82,28 @@ def summary(evidence: Evidence, params: Params) -> dict[str, Any]:
             "label; whether they were poisoned, nobody has told us."
         )
         return about | {"state": "unknown", "headline": "Looked at as it came", "text": text}
-    rate, change = poisoned["backdoor"]["attack_success_rate"], poisoned["accuracy"] - clean["accuracy"]
-    took = rate is not None and rate >= 0.5
-    target = names[params.poison.target_label]
+    if not len(evidence.planted):
+        text = f"No training image was changed (poison.rate is {params.poison.rate}): this is the control. Both models saw the same images."
+        return about | {"state": "unknown", "headline": "A clean control run", "text": text}
+    rates = {variant: figures["backdoor"] for variant, figures in zip(VARIANTS, (clean, poisoned), strict=True)}
+    change, target = poisoned["accuracy"] - clean["accuracy"], names[params.poison.target_label]
     text = (
         f"{len(evidence.planted):,} of {total:,} training images ({percent(len(evidence.planted) / total)}) were given a "
-        f"{params.poison.trigger} and the label “{target}”. The model trained on them answers “{target}” to {percent(rate)} of the other "
-        f"test images once they carry the {params.poison.trigger}; a clean model does so for "
-        f"{percent(clean['backdoor']['attack_success_rate'])}. Accuracy on ordinary images: {percent(poisoned['accuracy'])} against "
-        f"{percent(clean['accuracy'])}, a difference of {100 * change:+.1f} points."
+        f"{params.poison.trigger} and the label “{target}”. The model trained on them answers “{target}” to "
+        f"{percent(rates['poisoned']['attack_success_rate'])} of the other test images once they carry the {params.poison.trigger}; "
+        f"a clean model does so for {percent(rates['clean']['attack_success_rate'])}. Accuracy on ordinary images: "
+        f"{percent(poisoned['accuracy'])} against {percent(clean['accuracy'])}, a difference of {100 * change:+.1f} points."
     )
-    headline = (
-        "The well is poisoned, and accuracy does not show it"
-        if took and abs(change) < 0.015
-        else ("The well is poisoned" if took else "Poison was planted, but the backdoor did not take hold")
-    )
-    return about | {"state": "bad" if took else "unsure", "headline": headline, "text": text}
+    if not _took_hold(rates):
+        return about | {"state": "unsure", "headline": "Poison was planted, but the backdoor did not take hold", "text": text}
+    hidden = ", and accuracy does not show it" if abs(change) < SMALL_CHANGE else ""
+    return about | {"state": "bad", "headline": f"The well is poisoned{hidden}", "text": text}
+
+
+def _took_hold(rates: Mapping[str, Any]) -> bool:
+    """Whether the poisoned model follows the trigger more than a clean one does, beyond chance: their intervals are apart."""
+    clean, poisoned = (rates[variant]["attack_success_rate_interval"] for variant in VARIANTS)
+    return clean is not None and poisoned is not None and poisoned[0] > clean[1]
 
 
 def classes(evidence: Evidence) -> list[dict[str, Any]]:
@@ -107,7 +124,7 @@ def grids(evidence: Evidence, params: Params) -> dict[str, list[dict[str, Any]]]
     planted = rng.permutation(evidence.planted)[: count // 4]  # a quarter planted: at 1 % a fair draw would mostly show none
     chosen = np.sort(np.concatenate([planted, rng.permutation(np.setdiff1d(ids, planted))[: count - len(planted)]]))
     files = {"clean": evidence.files.clean_train, "poisoned": evidence.files.poisoned_train}
-    return {variant: _labelled(evidence, variant, chosen, images(files[variant], chosen)) for variant in VARIANTS}
+    return {variant: _labelled(evidence, variant, chosen, images(files[variant], chosen, side=THUMBNAIL_SIDE)) for variant in VARIANTS}
 
 
 def _labelled(evidence: Evidence, variant: str, sample_id: np.ndarray, pictures: np.ndarray) -> list[dict[str, Any]]:
@@ -123,13 +140,13 @@ def _labelled(evidence: Evidence, variant: str, sample_id: np.ndarray, pictures:
 def curves(evidence: Evidence) -> dict[str, Markup]:
     """Loss and accuracy by epoch, both models."""
     epochs = {variant: [row["epoch"] or 0 for row in rows] for variant, rows in evidence.history.items()}
+
+    def line(variant: str, part: str, kind: str) -> Line:
+        values = [row[f"{part}_{kind}"] for row in evidence.history[variant]]
+        return Line(f"{evidence.models[variant]}, {part}", f"{variant} {part}", epochs[variant], values)
+
     lines = {
-        kind: [
-            Line(f"{variant}, {part}", f"{variant} {part}", epochs[variant], [row[f"{part}_{kind}"] for row in evidence.history[variant]])
-            for variant in VARIANTS
-            for part in ("train", "valid")
-        ]
-        for kind in ("loss", "accuracy")
+        kind: [line(variant, part, kind) for variant in evidence.models for part in ("train", "valid")] for kind in ("loss", "accuracy")
     }
     return {
         "loss": line_chart(lines["loss"], title="Log loss by epoch", x_label="epoch", y_label="log loss (nats)"),
@@ -141,19 +158,21 @@ def accuracy(evidence: Evidence, experiment: Experiment | None) -> dict[str, Any
     """Accuracy of both models, per class and as confusion matrices."""
     names = evidence.description.class_names
     article = experiment.article.per_class if experiment and experiment.article else {}
-    variants = {variant: evidence.classify[variant] for variant in VARIANTS}
+    if any(len(values) != len(names) for values in article.values()):
+        article = {}  # another data set under this experiment's name; the differences are listed below the figures
+    variants = {variant: evidence.classify[variant] for variant in evidence.models}
     rows = [
         {
             "name": name,
             **{
-                f"{variant}_{kind}": variants[variant]["per_class"][kind][label] for variant in VARIANTS for kind in ("recall", "precision")
+                f"{variant}_{kind}": variants[variant]["per_class"][kind][label] for variant in variants for kind in ("recall", "precision")
             },
             **{f"article_{kind}": values[label] for kind, values in article.items()},
-            "mistaken_for": _most_confused(evidence.confusion["clean"], label, names),
+            "mistaken_for": _most_confused(evidence.confusion["poisoned"], label, names),
         }
         for label, name in enumerate(names)
     ]
-    matrices = evidence.confusion if len(names) <= MOST_MATRIX_CLASSES else {}
+    matrices = {variant: evidence.confusion[variant] for variant in variants} if len(names) <= MOST_MATRIX_CLASSES else {}
     shaded = {
         variant: [[(int(count), count / max(total, 1)) for count in counts] for counts, total in zip(matrix, matrix.sum(1), strict=True)]
         for variant, matrix in matrices.items()
@@ -173,7 +192,7 @@ def backdoor(evidence: Evidence, params: Params) -> dict[str, Any] | None:
         return None
     rng = np.random.default_rng(params.report.seed)
     chosen = np.sort(rng.permutation(evidence.test.sample_id)[: params.report.images_per_grid])
-    before, after = images(evidence.files.test, chosen), images(evidence.files.triggered, chosen)
+    before, after = (images(path, chosen, side=THUMBNAIL_SIDE) for path in (evidence.files.test, evidence.files.triggered))
     names = evidence.description.class_names
     answers = {variant: _answers(evidence, variant, chosen) for variant in VARIANTS}
     labels = evidence.test.labels[np.searchsorted(evidence.test.sample_id, chosen)]
@@ -201,7 +220,7 @@ def detectors(evidence: Evidence) -> dict[str, Any]:
     lines = [
         Line(
             name,
-            f"series{index}",
+            f"series{index % SERIES_STYLES}",
             [float(row["false_positive_rate"]) for row in evidence.roc if row["detector"] == name],
             [float(row["true_positive_rate"]) for row in evidence.roc if row["detector"] == name],
         )
@@ -220,8 +239,8 @@ def outliers(evidence: Evidence, params: Params) -> dict[str, Any]:
     most_labels = max(1, MOST_OUTLIERS // (count * len(scores)))
     tables = {name: _worst(values, train.labels, count, most_labels) for name, values in scores.items()}
     wanted = np.unique(np.concatenate([rows for table in tables.values() for rows in table.values()]))
-    pictures = images(evidence.files.poisoned_train, train.sample_id[wanted])
-    uris = {int(row): data_uri(picture, side=SPRITE_SIDE) for row, picture in zip(wanted, pictures, strict=True)}
+    pictures = images(evidence.files.poisoned_train, train.sample_id[wanted], side=SPRITE_SIDE)
+    uris = {int(row): data_uri(picture) for row, picture in zip(wanted, pictures, strict=True)}
     planted = np.isin(train.sample_id, evidence.planted)
 
     def show(detector: str, row: int) -> dict[str, Any]:

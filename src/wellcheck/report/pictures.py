@@ -6,31 +6,38 @@ import io
 import numpy as np
 from PIL import Image
 
-THUMBNAIL_SIDE = 64  # pixels; larger images are made smaller
-SPRITE_SIDE = 32
+THUMBNAIL_SIDE = 64  # pixels, for images that are looked at one by one
+SPRITE_SIDE = 32  # pixels, for images that come in hundreds
 
 
-def data_uri(image: np.ndarray, *, side: int = THUMBNAIL_SIDE) -> str:
-    """An image uint8 [C, H, W] as a WebP data address, at most `side` pixels a side."""
-    return _encode(_picture(image, side), lossless=image.shape[0] == 1)
+def shrink(images: np.ndarray, side: int) -> np.ndarray:
+    """Images uint8 [N, C, H, W] made smaller to at most `side` pixels a side; smaller ones stay as they are."""
+    _, channels, height, width = images.shape
+    if max(height, width) <= side:
+        return images
+    size = [max(1, round(length * side / max(height, width))) for length in (width, height)]
+    small = [np.asarray(_picture(image).resize(size, Image.Resampling.LANCZOS)) for image in images]
+    shape = (len(images), size[1], size[0], channels)
+    return np.moveaxis(np.array(small, np.uint8).reshape(shape), 3, 1)
 
 
-def sprite(images: np.ndarray, *, columns: int) -> tuple[str, int, int]:
-    """Images uint8 [N, C, H, W] side by side in one WebP, row by row. Returns its data address and a cell's width and height."""
-    first = _picture(images[0], SPRITE_SIDE) if len(images) else Image.new("L", (1, 1))
-    rows = -(-len(images) // columns)
-    sheet = Image.new(first.mode, (columns * first.width, max(rows, 1) * first.height))
-    for index, image in enumerate(images):
-        sheet.paste(_picture(image, SPRITE_SIDE), (index % columns * first.width, index // columns * first.height))
-    return _encode(sheet, lossless=False), first.width, first.height
+def data_uri(image: np.ndarray) -> str:
+    """An image uint8 [C, H, W] as a WebP data address."""
+    return _encode(_picture(image), lossless=image.shape[0] == 1)
 
 
-def _picture(image: np.ndarray, side: int) -> Image.Image:
-    picture = Image.fromarray(image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, 2))
-    longest = max(picture.size)
-    if longest <= side:
-        return picture
-    return picture.resize([max(1, round(length * side / longest)) for length in picture.size], Image.Resampling.LANCZOS)
+def sprite(images: np.ndarray, *, columns: int) -> str:
+    """Images uint8 [N, C, H, W] side by side in one WebP, row by row, as a data address."""
+    count, channels, height, width = images.shape
+    rows = max(1, -(-count // columns))
+    cells = np.zeros((rows * columns, channels, height, width), np.uint8)
+    cells[:count] = images
+    sheet = cells.reshape(rows, columns, channels, height, width).transpose(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
+    return _encode(_picture(sheet), lossless=False)
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[0] if image.shape[0] == 1 else np.ascontiguousarray(np.moveaxis(image, 0, 2)))
 
 
 def _encode(picture: Image.Image, *, lossless: bool) -> str:

@@ -74,7 +74,7 @@ const drawAll = () => canvases.forEach(draw);
 for (const canvas of canvases) {
   canvas.addEventListener("pointermove", (event) => look(canvas, event));
   canvas.addEventListener("pointerdown", (event) => look(canvas, event));
-  canvas.addEventListener("pointerleave", () => { peek.hidden = true; });
+  canvas.addEventListener("pointerleave", (event) => { peek.hidden = event.pointerType !== "touch"; });
 }
 for (const button of buttons) {
   const label = Number(button.dataset.label);
