@@ -1,4 +1,5 @@
-# Two commands: `make report` and `make test`. Everything they need is installed into .venv from the lock files, with hashes.
+# Two commands: `make report` and `make test`. Everything they need is installed into .venv from the lock files, with hashes,
+# by uv, of which the version is pinned.
 PYTHON ?= python3
 UV := uv==0.13.8
 BIN := .venv/bin

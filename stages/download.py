@@ -7,6 +7,7 @@ import numpy as np
 from wellcheck import params, samples, stage
 from wellcheck.artifacts import replacing
 from wellcheck.datasets import Source, Split, open_source
+from wellcheck.datasets.source import printable
 from wellcheck.progress import Advance, progress
 
 
@@ -24,7 +25,8 @@ def main(train: stage.Output, test: stage.Output) -> str:
 
 def write(path: Path, source: Source, split: Split | None, first_id: int, advance: Advance) -> None:
     """Write one split, numbered from `first_id`; without a split, a table without rows."""
-    description = samples.Description(source.class_names, source.origin)
+    # Of the user's own path the report shows the last part: where it lies on this machine is nobody's business.
+    description = samples.Description(source.class_names, printable(Path(source.origin).name))
     with samples.writing(path, description, source.image_shape) as writer:
         for images, labels in split.batches() if split else ():
             writer.append(samples.Samples(np.arange(first_id, first_id + len(labels)), images, labels, description))
@@ -34,7 +36,7 @@ def write(path: Path, source: Source, split: Split | None, first_id: int, advanc
 
 def summarize(dataset: params.Dataset, source: Source) -> str:
     """What came, in one line."""
-    origin = "the mirror" if source.origin == "mirror" else source.origin
+    origin = "the mirror" if source.origin == "mirror" else printable(source.origin)
     counts = f"{len(source.train):,} training images and no test split"
     if source.test is not None:
         counts = f"{len(source.train):,} training and {len(source.test):,} test images"

@@ -122,6 +122,14 @@ def run_stage(folder: Path, **changes: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
+def test_where_your_images_lie_is_not_written_down(tmp_path: Path) -> None:
+    write_table(tmp_path / "secret\n\u202e/own/train.parquet", [10, 20, 30], [1, 0, 1], ["cat", "dog"])
+    done = run_stage(tmp_path, name="parquet", path=str(tmp_path / "secret\n\u202e/own"))
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 and "\u202e" not in done.stdout
+    assert samples.read_labels(tmp_path / "out/train.parquet").description.source == "own"
+
+
 def test_the_stage_writes_both_splits(tmp_path: Path) -> None:
     write_table(tmp_path / "own/train.parquet", [10, 20, 30], [1, 0, 1], ["cat", "dog"])
     write_table(tmp_path / "own/test.parquet", [40, 50], [0, 1], ["cat", "dog"])

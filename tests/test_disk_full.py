@@ -14,7 +14,7 @@ from wellcheck.models import ModelDescription, build, storage
 from wellcheck.samples import Description, Samples
 
 ROOT = Path(__file__).parent.parent
-QUICK = {"epochs: 40": "epochs: 1"}
+QUICK = {"epochs: 30": "epochs: 1"}
 
 
 @pytest.fixture(scope="module")

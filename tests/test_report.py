@@ -318,6 +318,22 @@ def test_it_opens_fast_asks_for_nothing_and_fits(browser: Browser, report: Path,
     seen.page.context.close()
 
 
+def test_a_script_that_was_smuggled_in_does_not_run(browser: Browser, report: Path) -> None:
+    seen = visit(browser, report)
+    seen.page.evaluate("""() => {
+        const script = document.createElement("script");
+        script.textContent = "document.title = 'owned'";
+        document.body.append(script);
+        const image = document.createElement("div");
+        image.innerHTML = "<img src='data:,' onerror=\\"document.title = 'owned'\\">";
+        document.body.append(image);
+    }""")
+    seen.page.wait_for_timeout(200)
+    assert seen.page.title() == "Was the well poisoned? · wellcheck"
+    assert any("Content Security Policy" in complaint for complaint in seen.complaints)
+    seen.page.context.close()
+
+
 def test_dark_mode_is_dark_and_light_mode_is_light(browser: Browser, report: Path) -> None:
     brightness = {}
     for scheme in ("light", "dark"):

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from wellcheck import samples, stage
 from wellcheck.artifacts import write_text
 from wellcheck.errors import InputError
 from wellcheck.samples import Description, Samples
-from wellcheck.stage import Input, Output
+from wellcheck.stage import Output
 
 STAGES = sorted((Path(__file__).parents[1] / "stages").glob("*.py"))
 
@@ -179,12 +180,20 @@ def test_wrong_arguments_are_exit_2(arguments: list[str], told: str, run: Run) -
     assert (status, out) == (2, "") and told in err
 
 
-def test_inputs_may_have_names_and_outputs_dashes(run: Run) -> None:
-    def main(*, clean_model: Input, detection_file: Output) -> str:
-        return f"{type(clean_model).__name__} {clean_model} {detection_file}"
+@dataclass(frozen=True)
+class Inputs:
+    clean_model: Path
+    test: Path
 
-    _, out, _ = run(main, "--detection-file", "b", "--clean-model", "a")
-    assert "Path a b (" in out
+
+def test_a_dataclass_of_paths_is_one_option_for_each_field(run: Run) -> None:
+    def main(first: Path, *, files: Inputs, detection_file: Output) -> str:
+        return f"{first} {files} {detection_file.name}"
+
+    _, out, _ = run(main, "x", "--detection-file", "b", "--test", "c", "--clean-model", "a")
+    assert out.startswith(f"copy: x {Inputs(Path('a'), Path('c'))} b (")
+    status, _, err = run(main, "x", "--detection-file", "b", "--test", "c")
+    assert status == 2 and "--clean-model" in err
 
 
 def test_help_is_the_scripts_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

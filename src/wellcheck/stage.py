@@ -1,11 +1,14 @@
 """What every stage script shares: its arguments, its one-line summary, its errors and its seconds.
 
 A stage is `def main(...) -> str` that returns its summary; `stage.run(main)` makes it a command. A `Path` parameter is a positional
-argument (an input), an `Output` parameter is a named option (`--model data/models/clean`).
+argument (an input), an `Output` parameter is a named option (`--model data/models/clean`), and a dataclass of paths is one such option
+for each of its fields.
 """
 
+import dataclasses
 import errno
 import functools
+import inspect
 import os
 import sys
 import time
@@ -20,7 +23,6 @@ from wellcheck.artifacts import digest, read_json, write_json
 from wellcheck.errors import InputError
 
 Output = Annotated[Path, typer.Option()]
-Input = Annotated[Path, typer.Option()]  # for a stage with so many inputs that they need names
 
 # Seconds are no DVC output: they differ at every run, and an output that differs reruns everything below it.
 SECONDS = Path(".wellcheck/seconds")
@@ -33,10 +35,14 @@ def run(main: Callable[..., str]) -> None:
     # From a subfolder DVC gives the stage's full address, ../dvc.yaml:train@clean.
     name = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem).rpartition(":")[2]
 
+    signature, bundles = _spread(main)
+
     @functools.wraps(main)
     def command(*args: Any, **options: Any) -> None:
         clock, start = time.time() - 1, time.perf_counter()  # a file system's clock may lag behind
         try:
+            for bundle, kind in bundles.items():
+                options[bundle] = kind(**{field.name: options.pop(field.name) for field in dataclasses.fields(kind)})
             summary = main(*args, **options)
             seconds = time.perf_counter() - start
             outputs = [path for path in options.values() if isinstance(path, Path) and path.exists() and path.stat().st_mtime >= clock]
@@ -54,9 +60,22 @@ def run(main: Callable[..., str]) -> None:
             _fail(name, f"{error.filename}: {error.strerror}", 1)
         print(f"{name}: {summary} ({seconds:.1f} s)")
 
+    command.__signature__ = signature  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=sys.modules["__main__"].__doc__)(command)
     app()
+
+
+def _spread(main: Callable[..., str]) -> tuple[inspect.Signature, dict[str, Any]]:
+    """The signature of `main` with its dataclasses spread out into options, and those dataclasses by parameter name."""
+    signature = inspect.signature(main)
+    bundles = {name: one.annotation for name, one in signature.parameters.items() if dataclasses.is_dataclass(one.annotation)}
+    spread = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=Output)
+        for kind in bundles.values()
+        for field in dataclasses.fields(kind)
+    ]
+    return signature.replace(parameters=[one for name, one in signature.parameters.items() if name not in bundles] + spread), bundles
 
 
 @contextmanager

@@ -1,25 +1,21 @@
 """Downloads that are whole or absent: resumed where they stopped, checked against a known checksum, kept in a cache folder."""
 
-import contextlib
 import errno
 import hashlib
 import http.client
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from filelock import FileLock
 
 from wellcheck.artifacts import cache_folder
 from wellcheck.datasets import mirror
 from wellcheck.errors import InputError
 from wellcheck.progress import progress
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: there, two downloads at once end in a checksum error
-    fcntl = None  # type: ignore[assignment]
 
 TIMEOUT_SECONDS = 30.0
 BLOCK_BYTES = 2**18
@@ -43,7 +39,7 @@ def fetch(name: str, archive: Archive) -> Path:
     Raises InputError if there is no network (it says what to set) or if size or checksum are wrong (the damaged file is deleted).
     """
     whole = cache_folder() / archive.url.rsplit("/", 1)[-1]
-    with _locked(whole.with_name(f"{whole.name}.lock")):
+    with FileLock(whole.with_name(f"{whole.name}.lock")):  # `dvc exp run --jobs` starts several downloads at once
         if whole.exists() and _differences(whole, archive):
             whole.unlink()
         if not whole.exists():
@@ -107,12 +103,3 @@ def _receive(archive: Archive, part: Path, have: int, show: Callable[[int], None
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time download a file: `dvc exp run --jobs` starts several."""
-    with path.open("w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -17,7 +17,7 @@ VARIANTS = ("clean", "poisoned")
 
 @dataclass(frozen=True)
 class Files:
-    """Where the artifacts of one run are."""
+    """Where the artifacts of one run are; each is an option of stages/report.py."""
 
     clean_train: Path
     poisoned_train: Path

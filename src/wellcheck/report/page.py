@@ -1,10 +1,13 @@
 """The report: what every section shows, in the order of the page."""
 
+import base64
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from wellcheck.experiments import Experiment, differences, flatten
@@ -14,6 +17,7 @@ from wellcheck.report.evidence import VARIANTS, Evidence, images
 from wellcheck.report.maps import build_maps
 from wellcheck.report.pictures import SPRITE_SIDE, THUMBNAIL_SIDE, data_uri
 
+TEMPLATES = Path(__file__).parent / "templates"
 MOST_BYTES = 9_900_000  # images are ASCII, so characters are bytes but for a few names
 MOST_MATRIX_CLASSES = 20
 SERIES_STYLES = 4  # colours in the style sheet
@@ -50,12 +54,16 @@ def _render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], e
 def environment() -> Environment:
     """Templates with everything from outside escaped and every missing name an error."""
     loaded = Environment(
-        loader=PackageLoader("wellcheck.report", "templates"),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # The page runs this one script and no other, whatever a file or class name may have smuggled in.
+    script = (TEMPLATES / "maps.js").read_text(encoding="utf-8")
+    loaded.globals["script"] = Markup(script)
+    loaded.globals["script_hash"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     loaded.filters["percent"] = percent
     loaded.filters["figure"] = figure
     return loaded
