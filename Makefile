@@ -47,10 +47,10 @@ scm: .venv/installed
 	@touch $@
 
 .venv/installed: .venv/python requirements.lock pyproject.toml
-	@uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	@uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/installed-tests: .venv/installed tests/requirements.lock
-	@uv pip install --quiet --python $(BIN)/python -r tests/requirements.lock
+	@uv pip install --quiet --compile-bytecode --python $(BIN)/python -r tests/requirements.lock
 	@touch $@
