@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from hypothesis import settings
+from workspace import ALL, QUICK, Project, checkout, replace
 
 from wellcheck.samples import Description, Samples
 
@@ -45,3 +46,16 @@ def make_samples() -> Callable[..., Samples]:
         return Samples(np.arange(first_id, first_id + count), images, labels, Description(names, "made here"))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A Git checkout in which the whole graph has run once."""
+    project = Project(checkout(tmp_path_factory.mktemp("project")), tmp_path_factory.mktemp("cache"))
+    replace(project.folder, QUICK)
+    project.run("git", "init", "-q", "-b", "main")
+    project.run("git", "config", "user.name", "t")
+    project.run("git", "config", "user.email", "t@example.org")
+    assert project.repro() == ALL
+    project.commit("first run")
+    yield project

@@ -1,108 +1,14 @@
-"""The whole graph with the real commands: once on a small set, then all skipped, what each change reruns, experiments and their tools."""
+"""The whole graph with the real commands: once on a small set, then all skipped, and what each change reruns."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from workspace import ALL, Project, checkout, replace
 
 from wellcheck.artifacts import read_json
 
-ROOT = Path(__file__).parent.parent
-FILES = ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
-FOLDERS = ("src", "stages", "experiments", ".dvc", "data/own")
-QUICK = {
-    "epochs: 30": "epochs: 2",
-    "limit: null": "limit: 400",
-    "iterations: 300": "iterations: 50",
-    "points_per_map: 3000": "points_per_map: 300",
-}
 POISON_OUTPUTS = ("train.parquet", "truth.parquet")  # DVC takes a stage's old outputs away before it runs
-ALL = {
-    "download", "split", "poison", "train@clean", "train@poisoned", "attack", "evaluate", "embed@clean", "embed@poisoned",
-    "project@clean", "project@poisoned", "detect", "assess", "report",
-}  # fmt: skip
-
-
-def checkout(folder: Path) -> Path:
-    """What a user gets: the tracked files, without anything that was made."""
-    for name in FILES:
-        shutil.copy(ROOT / name, folder / name)
-    for name in FOLDERS:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("cache", "tmp", "config.local", "__pycache__", "*.lock"))
-    for path in (folder / "data/own").iterdir():
-        if path.name != "README.md":
-            path.unlink() if path.is_file() else shutil.rmtree(path)
-    return folder
-
-
-def replace(folder: Path, changes: dict[str, str]) -> None:
-    """Edit params.yaml as a person would."""
-    path = folder / "params.yaml"
-    text = path.read_text()
-    for old, new in changes.items():
-        assert old in text, old
-        text = text.replace(old, new)
-    path.write_text(text)
-
-
-class Project:
-    """A checkout in a temporary folder and the commands typed there."""
-
-    def __init__(self, folder: Path, cache: Path) -> None:
-        self.folder = folder
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        self.environment = {**os.environ, "PATH": path, "WELLCHECK_CACHE": str(cache), "PYTHONPATH": str(folder / "src"), "COLUMNS": "400"}
-        self.environment.pop("WELLCHECK_MIRROR", None)
-
-    def run(self, *command: str, fails: bool = False) -> str:
-        """Run a command to its end and return all it printed."""
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
-        output = done.stdout + done.stderr
-        assert (done.returncode != 0) == fails, output
-        return output
-
-    def dvc(self, *arguments: str, fails: bool = False) -> str:
-        """Run DVC."""
-        return self.run(sys.executable, "-m", "dvc", *arguments, fails=fails)
-
-    def wellcheck(self, *arguments: str, fails: bool = False) -> str:
-        """Run our own command."""
-        return self.run(sys.executable, "-m", "wellcheck.cli", *arguments, fails=fails)
-
-    def repro(self) -> set[str]:
-        """Run the pipeline and return the stages that really ran."""
-        output = self.dvc("repro")
-        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
-
-    def restore(self) -> None:
-        """Back to what was committed, files of DVC's included."""
-        self.run("git", "reset", "-q", "--hard")
-        self.dvc("checkout", "--force")
-
-    def commit(self, message: str) -> None:
-        """Commit everything."""
-        self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message)
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A Git checkout in which the whole graph has run once."""
-    project = Project(checkout(tmp_path_factory.mktemp("project")), tmp_path_factory.mktemp("cache"))
-    replace(project.folder, QUICK)
-    project.run("git", "init", "-q", "-b", "main")
-    project.run("git", "config", "user.name", "t")
-    project.run("git", "config", "user.email", "t@example.org")
-    assert project.repro() == ALL
-    project.commit("first run")
-    yield project
 
 
 def test_a_second_run_skips_every_stage(project: Project) -> None:
@@ -187,53 +93,6 @@ def test_new_files_in_the_users_folder_rerun_download_alone(project: Project) ->
         project.restore()
 
 
-def test_experiments_and_every_tool_that_compares_them(project: Project) -> None:
-    project.dvc("exp", "run", "--name", "rate-five", "-S", "poison.rate=0.05")
-    assert "rate-five" in project.dvc("exp", "show", "--no-pager")
-    shown = json.loads(project.dvc("exp", "diff", "HEAD", "rate-five", "--json"))
-    assert "params.yaml" in shown["params"]
-    rate = json.loads(project.dvc("params", "diff", "--json"))["params.yaml"]["poison.rate"]
-    assert (rate["old"], rate["new"]) == (0.1, 0.05)
-    metrics = json.loads(project.dvc("metrics", "diff", "--json"))["reports/metrics/classify.json"]
-    assert "poisoned.log_loss" in metrics
-    for command in (("plots", "diff", "HEAD"), ("plots", "show")):
-        page = Path(project.dvc(*command).strip().splitlines()[-1].removeprefix("file://"))
-        text = page.read_text()
-        assert all(title in text for title in ("Loss by epoch", "Accuracy by epoch", "Confusion, poisoned", "ROC of the detectors"))
-        assert "false_positive_rate" in text
-    project.dvc("exp", "run", "--queue", "--name", "queued", "-S", "poison.rate=0.02")
-    # A queued one has no result yet, and is left out.
-    assert "queued" not in project.wellcheck("compare")
-    project.dvc("queue", "start")
-    project.dvc("queue", "logs", "queued", "--follow")
-    assert "queued" in project.dvc("exp", "list", "--name-only")
-    project.wellcheck("compare")
-    page_text = (project.folder / "reports/compare.html").read_text()
-    assert all(name in page_text for name in ("rate-five", "queued", "poison.rate", "Attack success over poison.rate"))
-    assert "no run" in project.wellcheck("compare", "workspace", "no-such-run", fails=True)
-    project.restore()
-
-
-def test_an_experiment_of_ours_runs_with_its_settings(project: Project) -> None:
-    text = (
-        'title: A quick one\nabout: For the test.\nparams:\n  poison: {rate: 0.15}\n  report: {title: "It\'s a test", experiment: quick}\n'
-    )
-    (project.folder / "experiments/quick.yaml").write_text(text)
-    project.commit("an experiment")
-    assert "quick" in project.wellcheck("experiments")
-    project.wellcheck("experiment", "quick", "--publish")
-    assert "It&#39;s a test" in (project.folder / "reports/index.html").read_text()
-    published = read_json(project.folder / "results/quick.json")
-    assert published["params"]["poison"]["rate"] == 0.15
-    assert set(published["metrics"]) == {"classify", "poison_detection"}
-    assert {"git_commit", "versions", "device", "seconds", "date"} <= set(published["provenance"])
-    assert published["provenance"]["seconds"]["train@poisoned"] > 0
-    assert "queued" in project.wellcheck("experiment", "quick", "--queue", "-S", "train.epochs=1")
-    assert "give one of them" in project.wellcheck("experiment", "quick", "--queue", "--publish", fails=True)
-    project.dvc("queue", "remove", "--all")
-    project.restore()
-
-
 def test_a_bad_setting_is_one_line_and_leaves_everything_as_it_was(project: Project) -> None:
     before = {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*.parquet")}
     replace(project.folder, {"target_label: 3": "target_label: 12"})
@@ -244,28 +103,3 @@ def test_a_bad_setting_is_one_line_and_leaves_everything_as_it_was(project: Proj
     (line,) = [line for line in output.splitlines() if "poison: error:" in line]
     assert "poison.target_label: found 12, expected a class: 0 to 9" in line
     assert "Traceback" not in output
-
-
-def test_a_users_own_folder_without_any_truth(project: Project) -> None:
-    rng = np.random.default_rng(0)
-    for name, level in (("dark", 40), ("<b>light</b>".replace("/", "_"), 200)):
-        folder = project.folder / "data/own" / name
-        folder.mkdir()
-        for index in range(40):
-            pixels = np.clip(rng.normal(level, 20, (20, 20, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"{index}.png")
-    try:
-        project.dvc("exp", "run", "-S", "dataset.name=folder", "-S", "dataset.size=null", "-S", "poison.trigger=none")
-        detection = read_json(project.folder / "reports/metrics/poison_detection.json")
-        assert detection["planted"] == 0
-        assert all(one["auroc"] is None and one["samples"] > 0 for one in detection["detectors"].values())
-        assert "backdoor" not in read_json(project.folder / "reports/metrics/classify.json")["poisoned"]
-        page = (project.folder / "reports/index.html").read_text()
-        assert "Nothing was planted by wellcheck" in page
-        assert "&lt;b&gt;light" in page
-        assert "<b>light" not in page
-    finally:
-        for path in (project.folder / "data/own").iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-        project.restore()

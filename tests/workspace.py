@@ -1,0 +1,83 @@
+"""A checkout in a temporary folder and the commands that a person types there."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FILES = ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
+FOLDERS = ("src", "stages", "experiments", ".dvc", "data/own")
+QUICK = {
+    "epochs: 30": "epochs: 2",
+    "limit: null": "limit: 400",
+    "iterations: 300": "iterations: 50",
+    "points_per_map: 3000": "points_per_map: 300",
+}
+ALL = {
+    "download", "split", "poison", "train@clean", "train@poisoned", "attack", "evaluate", "embed@clean", "embed@poisoned",
+    "project@clean", "project@poisoned", "detect", "assess", "report",
+}  # fmt: skip
+
+
+def checkout(folder: Path) -> Path:
+    """What a user gets: the tracked files, without anything that was made."""
+    for name in FILES:
+        shutil.copy(ROOT / name, folder / name)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("cache", "tmp", "config.local", "__pycache__", "*.lock"))
+    for path in (folder / "data/own").iterdir():
+        if path.name != "README.md":
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+    return folder
+
+
+def replace(folder: Path, changes: dict[str, str]) -> None:
+    """Edit params.yaml as a person would."""
+    path = folder / "params.yaml"
+    text = path.read_text()
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+class Project:
+    """A checkout in a temporary folder and the commands typed there."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        self.environment = {**os.environ, "PATH": path, "WELLCHECK_CACHE": str(cache), "PYTHONPATH": str(folder / "src"), "COLUMNS": "400"}
+        self.environment.pop("WELLCHECK_MIRROR", None)
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Run a command to its end and return all it printed."""
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
+        output = done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, output
+        return output
+
+    def dvc(self, *arguments: str, fails: bool = False) -> str:
+        """Run DVC."""
+        return self.run(sys.executable, "-m", "dvc", *arguments, fails=fails)
+
+    def wellcheck(self, *arguments: str, fails: bool = False) -> str:
+        """Run our own command."""
+        return self.run(sys.executable, "-m", "wellcheck.cli", *arguments, fails=fails)
+
+    def repro(self) -> set[str]:
+        """Run the pipeline and return the stages that really ran."""
+        output = self.dvc("repro")
+        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+    def restore(self) -> None:
+        """Back to what was committed, files of DVC's included."""
+        self.run("git", "reset", "-q", "--hard")
+        self.dvc("checkout", "--force")
+
+    def commit(self, message: str) -> None:
+        """Commit everything."""
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message)
