@@ -1,4 +1,4 @@
-"""Attack both models: stamp the trigger on every test image and see who follows it."""
+"""Attack every model: stamp the trigger on every test image and see who follows it."""
 
 from pathlib import Path
 
@@ -14,38 +14,36 @@ from wellcheck.samples import Samples
 from wellcheck.stage import Output
 
 
-def main(test: Path, clean: Path, poisoned: Path, *, triggered: Output, outcomes: Output) -> str:
+def main(test: Path, models: list[Path], *, triggered: Output, outcomes: Output) -> str:
     poison = params.load(params.Poison)
     device = pick_device(params.load(params.Device).root)
     before = samples.read(test)
     if poison.trigger == "none":
         before = before.take(np.empty(0, np.int64))
-    after = before.images if poison.trigger == "none" else poisons.stamp(before.images, poison.trigger)
+    after = before.images if poison.trigger == "none" else poisons.stamp(before.images, poison, before.sample_id)
+    wanted = poisons.wanted(before.labels, len(before.description.class_names), poison)
     samples.write(triggered, Samples(before.sample_id, after, before.labels, before.description))
-    tables = [
-        {"variant": np.full(len(before), folder.name), **_outcomes(folder, before, after, poison, device)} for folder in (clean, poisoned)
-    ]
+    tables = [_outcomes(folder, before, after, poison.trigger, wanted, device) for folder in models]
     write_columns(outcomes, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
     if poison.trigger == "none":
         return "no trigger, nothing to attack with"
-    rates = [backdoor(before.labels, table["label_after"], poison.target_label) for table in tables]
-    told = [
-        f"{folder.name} model {rate.successes / max(rate.others, 1):.1%} (predicted target {rate.target_predictions / rate.samples:.1%})"
-        for folder, rate in zip((clean, poisoned), rates, strict=True)
-    ]
-    return f"{len(before):,} test images with the {poison.trigger}; attack success: {', '.join(told)}"
+    rates = [backdoor(before.labels, table["label_after"], wanted) for table in tables]
+    told = ", ".join(f"{folder.name} {rate.successes / max(rate.others, 1):.1%}" for folder, rate in zip(models, rates, strict=True))
+    before_and_after = told.replace(", cleansed", " → cleansed")
+    return f"{len(before):,} test images with the {poison.trigger}; attack success: {before_and_after}"
 
 
-def _outcomes(folder: Path, before: Samples, after: np.ndarray, poison: params.Poison, device: torch.device) -> Columns:
+def _outcomes(folder: Path, before: Samples, after: np.ndarray, trigger: str, wanted: np.ndarray, device: torch.device) -> Columns:
     classifier = storage.load(folder)
     first = predict(classifier, before.images, device=device, title=f"{folder.name}, as they are")
     second = predict(classifier, after, device=device, title=f"{folder.name}, with trigger")
     changes = np.abs(after.astype(np.int16) - before.images)
     return {
+        "variant": np.full(len(before), folder.name),
         "sample_id": before.sample_id,
-        "attack": np.full(len(before), poison.trigger),
+        "attack": np.full(len(before), trigger),
         "epsilon": np.full(len(before), np.nan),
-        "target": np.full(len(before), poison.target_label),
+        "target": wanted,
         "label_before": first.labels,
         "label_after": second.labels,
         "confidence_before": first.confidences,

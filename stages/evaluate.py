@@ -1,4 +1,4 @@
-"""Measure both models on the test set, and what the trigger does to them."""
+"""Measure every model on the test set, and what the trigger does to them."""
 
 from pathlib import Path
 
@@ -12,20 +12,21 @@ from wellcheck.samples import Samples
 from wellcheck.stage import Output
 
 
-def main(test: Path, outcomes: Path, clean: Path, poisoned: Path, *, predictions: Output, classify: Output, confusion: Output) -> str:
+def main(test: Path, outcomes: Path, models: list[Path], *, predictions: Output, classify: Output, confusion: Output) -> str:
     confidence = params.load(params.Evaluate).confidence
     device = pick_device(params.load(params.Device).root)
     known, attacked = samples.read(test), read_columns(outcomes)
     figures: dict[str, dict[str, object]] = {}
     tables: list[Columns] = []
-    for folder in (clean, poisoned):
+    for folder in models:
         predicted = predict(storage.load(folder), known.images, device=device, title=folder.name)
         figures[folder.name] = _figures(known, predicted, confidence) | _backdoor(known, attacked, folder.name, confidence)
         tables.append(_table(folder.name, known, predicted))
         _write_pairs(confusion / f"{folder.name}.csv", known, predicted)
     write_columns(predictions, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
     write_json(classify, figures)
-    return "accuracy " + ", ".join(f"{name} {values['accuracy']:.2%}" for name, values in figures.items())
+    told = ", ".join(f"{name} {values['accuracy']:.2%}" for name, values in figures.items())
+    return "accuracy " + told.replace(", cleansed", " → cleansed")
 
 
 def _figures(known: Samples, predicted: Predictions, confidence: float) -> dict[str, object]:
@@ -44,7 +45,7 @@ def _backdoor(known: Samples, attacked: Columns, variant: str, confidence: float
     rows = attacked["variant"] == variant
     if not rows.any():
         return {}
-    counts = metrics.backdoor(known.labels, attacked["label_after"][rows], int(attacked["target"][0]))
+    counts = metrics.backdoor(known.labels, attacked["label_after"][rows], attacked["target"][rows])
     return {"backdoor": counts.figures(confidence)}
 
 

@@ -1,4 +1,4 @@
-"""Plant a backdoor: stamp the trigger on a share of the training set and give those samples the target label."""
+"""Plant a backdoor: stamp the trigger on some of the training set and give those samples the label that the policy says."""
 
 from pathlib import Path
 
@@ -11,24 +11,46 @@ from wellcheck.stage import Output
 def main(clean: Path, *, poisoned: Output, truth_out: Output) -> str:
     poison = params.load(params.Poison)
     known = samples.read_labels(clean)
-    poisons.check_target(poison, known.description.class_names)
-    chosen = poisons.choose(len(known), poison)
+    poisons.check(poison, known.description.class_names)
+    plan = poisons.plan(known.labels, len(known.description.class_names), poison)
+    rows = np.flatnonzero(plan.poisoned)
+    perturbed = _perturbed(clean, rows, poison) if poison.policy == "label_consistent" and len(rows) else None
     with samples.writing(poisoned, known.description, known.image_shape) as writer:
         start = 0
         for batch in samples.batches(clean):
-            rows = np.flatnonzero(chosen[start : start + len(batch)])
-            if len(rows):
-                batch.images[rows] = poisons.stamp(batch.images[rows], poison.trigger)
-                batch.labels[rows] = poison.target_label
+            here = slice(start, start + len(batch))
+            if perturbed is not None:
+                batch.images[plan.poisoned[here]] = perturbed[(rows >= here.start) & (rows < here.stop)]
+            for chosen, cover in ((plan.poisoned[here], False), (plan.cover[here], True)):
+                if chosen.any():
+                    batch.images[chosen] = poisons.plant(batch.images[chosen], poison, batch.sample_id[chosen], cover=cover)
+            batch.labels[:] = plan.labels[here]
             writer.append(batch)
             start += len(batch)
-    if poison.trigger == "none":
+    if not poison.plants:
         nothing = np.empty(0, np.int64)
-        truth.write(truth_out, truth.Truth(nothing, nothing.astype(bool), nothing))
+        truth.write(truth_out, truth.Truth(nothing, nothing.astype(bool), nothing.astype(bool), nothing))
         return f"{len(known):,} samples left as they came"
-    truth.write(truth_out, truth.Truth(known.sample_id, chosen, known.labels))
-    target = known.description.class_names[poison.target_label]
-    return f"{chosen.sum():,} of {len(known):,} samples carry the {poison.trigger} and the label {poison.target_label} ({target})"
+    truth.write(truth_out, truth.Truth(known.sample_id, plan.poisoned, plan.cover, known.labels))
+    return f"{plan.poisoned.sum():,} of {len(known):,} samples {_told(poison, known.description.class_names)}" + (
+        f"; {plan.cover.sum():,} more carry it and keep their label" if plan.cover.any() else ""
+    )
+
+
+def _perturbed(clean: Path, rows: np.ndarray, poison: params.Poison) -> np.ndarray:
+    # Here, and not above: no other policy needs PyTorch, which takes seconds to import.
+    from wellcheck.models import pick_device
+    from wellcheck.poisons.perturbation import perturb
+
+    return perturb(samples.read(clean), rows, poison, pick_device(params.load(params.Device).root))
+
+
+def _told(poison: params.Poison, names: tuple[str, ...]) -> str:
+    if poison.policy == "label_noise":
+        return "have another label"
+    if poison.policy == "all_to_all":
+        return f"carry the {poison.trigger} and the label after their own"
+    return f"carry the {poison.trigger} and the label {poison.target_label} ({names[poison.target_label]})"
 
 
 if __name__ == "__main__":

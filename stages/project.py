@@ -1,4 +1,4 @@
-"""Map training samples to the plane with t-SNE, every embedded layer by itself."""
+"""Map training samples to the plane with t-SNE: pixels and penultimate layer, each by itself."""
 
 from pathlib import Path
 
@@ -16,6 +16,8 @@ def main(train: Path, embedded: Path, *, projection: Output) -> str:
     rows = np.unique(np.linspace(0, len(known) - 1, min(project.samples, len(known))).round().astype(int))
     columns = {"sample_id": known.sample_id[rows]}
     for layer in embeddings.layers(embedded):
+        if layer == "feature_map":  # for detectors: a third picture would say what the penultimate layer's does
+            continue
         features = embeddings.read(embedded, layer)[rows]
         points = projections.tsne(
             features, perplexity=project.perplexity, components=project.components, iterations=project.iterations, seed=project.seed

@@ -15,12 +15,10 @@ def main(train: Path, valid: Path, *, model: Output) -> str:
     hashes = samples.read_labels(train).content_hash, samples.read_labels(valid).content_hash
     checkpoint = cache_folder() / "checkpoints" / training.checkpoint_name(*hashes, recipe, device)
     title = f"train@{model.name}"
-    classifier, history, seconds = training.train(
-        samples.read(train), samples.read(valid), recipe, device=device, checkpoint=checkpoint, title=title
-    )
-    stage.remember("training_seconds", seconds)  # an interrupted run's seconds are in it, those of the stage are this run's
-    storage.save(model, classifier, history)
-    last = history[-1]
+    trained = training.train(samples.read(train), samples.read(valid), recipe, device=device, checkpoint=checkpoint, title=title)
+    stage.remember("training_seconds", trained.seconds)  # an interrupted run's seconds are in it, those of the stage are this run's
+    storage.save(model, trained.classifier, trained.history, trained.early_losses)
+    last = trained.history[-1]
     heard = f", valid accuracy {last['valid_accuracy']:.2%}" if last["valid_accuracy"] is not None else ""
     return f"{recipe.model} on {device}, {recipe.epochs} epochs: train accuracy {last['train_accuracy']:.2%}{heard}"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wellcheck.datasets.decoding import Encoded, Named, decode, decode_one, infer_shape, source_of_arrays, source_of_encoded
+from wellcheck.datasets.decoding import Encoded, Named, decode, decode_one, decode_rgba, infer_shape, source_of_arrays, source_of_encoded
 from wellcheck.datasets.source import Source, Split, class_name
 from wellcheck.errors import InputError
 from wellcheck.params import Dataset
@@ -116,10 +116,32 @@ def test_modes_become_colours_and_transparency_is_white(mode: str, color: Color,
     assert decode_one("x", picture(1, 1, mode, color), (3, 1, 1)).ravel().tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("RGBA", (1, 1), (9, 8, 7, 51)), [9, 8, 7, 51]),
+        (Image.new("LA", (1, 1), (10, 0)), [10, 10, 10, 0]),
+        (Image.new("RGB", (1, 1), (9, 8, 7)), [9, 8, 7, 255]),
+        (Image.new("L", (1, 1), 77), [77, 77, 77, 255]),
+        (Image.fromarray(np.array([[32768]], np.uint16)), [128, 128, 128, 255]),
+    ],
+    ids=["RGBA", "LA", "RGB", "L", "16 bits"],
+)
+def test_transparency_can_be_kept(image: Image.Image, expected: list[int]) -> None:
+    assert decode_rgba("x", encode(image)).tolist() == [[expected]]
+
+
+@pytest.mark.parametrize("content", [b"", b"text", picture(9, 9)[:-30]])
+def test_what_is_no_image_has_no_transparency_either(content: bytes) -> None:
+    with pytest.raises(InputError, match=r"^x: not a readable image"):
+        decode_rgba("x", content)
+
+
 def test_a_transparent_palette_entry_is_white() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([0, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
+    assert decode_rgba("x", encode(image, transparency=0)).tolist() == [[[0, 0, 0, 0], [0, 0, 255, 255]]]
     assert decode_one("x", encode(image, transparency=0), (3, 1, 2)).transpose(1, 2, 0).tolist() == [[[255, 255, 255], [0, 0, 255]]]
 
 
@@ -149,6 +171,7 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     content = encode(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif)
     assert infer_shape([encoded(content)], dataset()) == (1, 16, 32)
     assert np.abs(decode_one("x", content, (1, 16, 32))[0].astype(int) - upright).max() <= 10
+    assert np.abs(decode_rgba("x", content)[:, :, 0].astype(int) - upright).max() <= 10
 
 
 @pytest.mark.parametrize(("width", "height"), [(12, 6), (6, 12)])

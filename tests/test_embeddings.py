@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from wellcheck import embeddings, samples
 from wellcheck.embeddings import capture, creating
@@ -110,7 +110,48 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
         embeddings.read(path, "a")
 
 
+def test_a_layer_is_mapped_and_not_read(tmp_path: Path) -> None:
+    fill(tmp_path / "a.safetensors", a=np.ones((3, 2)), b=np.arange(6.0).reshape(3, 2))
+    found = embeddings.read(tmp_path / "a.safetensors", "b")
+    assert isinstance(found.base, np.memmap) and not found.flags.writeable
+    assert found[[2, 0]].tolist() == [[4, 5], [0, 1]]
+
+
+def test_a_layer_of_another_kind_is_named(tmp_path: Path) -> None:
+    save_file({"a": np.ones((3, 2), np.float32), "b": np.ones(4, np.float16)}, tmp_path / "a.safetensors")
+    for layer, told in (("a", r"F32 \[3, 2\]"), ("b", r"F16 \[4\]")):
+        with pytest.raises(InputError, match=rf"a\.safetensors: layer '{layer}' is {told}, expected F16 \[N, D\]"):
+            embeddings.read(tmp_path / "a.safetensors", layer)
+
+
 # what is captured
+
+
+@pytest.mark.parametrize(("shape", "width"), [((1, 20, 20), 32 * 2 * 2), ((3, 64, 70), 32 * 10 * 11), ((3, 28, 28), 32 * 4 * 4)])
+def test_the_feature_map_is_the_deepest_and_at_most_4096_wide(
+    shape: tuple[int, int, int], width: int, make_samples: MakeSamples, tmp_path: Path
+) -> None:
+    some, classifier = make_samples(5, shape=shape), build(ModelDescription("two_conv_cnn", tuple("abc"), shape), seed=0)
+    samples.write(tmp_path / "train.parquet", some)
+    every: list[LayerName] = ["pixels", "feature_map", "penultimate"]
+    widths = embed(classifier, tmp_path / "train.parquet", tmp_path / "e.safetensors", layers=every, device=CPU, title="test")
+    assert widths["feature_map"] == width <= 4096
+    with torch.no_grad():
+        wanted = classifier.eval().activations(torch.from_numpy(some.images)).feature_map
+    found = embeddings.read(tmp_path / "e.safetensors", "feature_map")
+    if wanted[0].numel() == width:
+        np.testing.assert_allclose(found, wanted.flatten(1).numpy(), atol=2e-3)
+    pooled = found.reshape(5, 32, -1).astype(np.float64).mean(2)  # averages over cells of almost one size keep the mean
+    np.testing.assert_allclose(pooled, wanted.mean((2, 3)).numpy(), rtol=0.1, atol=5e-3)
+    in_memory = capture.capture_all(classifier, some.images, layers=every, device=CPU)
+    for layer in every:
+        np.testing.assert_array_equal(in_memory[layer], embeddings.read(tmp_path / "e.safetensors", layer))
+
+
+def test_a_map_of_many_channels_becomes_one_place() -> None:
+    assert capture.pooled(torch.ones(2, 5000, 3, 3)).shape == (2, 5000)
+    assert capture.pooled(torch.ones(2, 4096, 1, 1)).shape == (2, 4096)
+    assert capture.pooled(torch.ones(2, 64, 8, 8)).shape == (2, 4096)
 
 
 @pytest.mark.parametrize(("group_bytes", "batch"), [(2**25, 1024), (16 * 4, 3), (16 * 5, 1)])

@@ -117,33 +117,61 @@ def test_paths_in_a_command_are_its_dependencies_and_outputs(name: str) -> None:
     assert words <= inputs | outputs
     data = {path for path in inputs if not path.is_relative_to(SOURCE) and path.suffix != ".py"}
     unnamed = {path.relative_to(ROOT).as_posix() for path in data - words}
-    # The user's own folder comes from params, and an experiment's file from report.experiment.
-    assert unnamed <= {"data/own", "experiments"}
+    # The user's own folder and trigger come from params, and an experiment's file from report.experiment.
+    assert unnamed <= {"data/own", "experiments/trigger.png", "experiments"}
 
 
-def test_only_assess_sees_what_was_planted() -> None:
+def above(*names: str) -> set[Path]:
+    """Everything that these stages depend on, at any distance."""
+    producers = {Path(out.fs_path): name for name, stage in stages().items() for out in stage.outs}
+    found: set[Path] = set()
+    waiting = list(names)
+    while waiting:
+        fresh = dependencies(stages()[waiting.pop()]) - found
+        found |= fresh
+        waiting += [producers[path] for path in fresh if path in producers]
+    return found
+
+
+def readers_of(*names: str) -> set[str]:
+    """The stages that read what these stages made."""
+    outputs = {Path(out.fs_path) for name in names for out in stages()[name].outs}
+    return {name for name, stage in stages().items() if dependencies(stage) & outputs}
+
+
+def test_only_assess_and_the_controls_see_what_was_planted() -> None:
     readers = {name for name, stage in stages().items() if ROOT / "data/poison/truth.parquet" in dependencies(stage)}
-    assert readers == {"assess"}
+    assert readers == {"assess", "controls"}
     importers = {script for script in SCRIPTS if SOURCE / "wellcheck/truth.py" in closure(ROOT / "stages" / f"{script}.py")}
-    assert importers == {"poison", "assess"}
+    assert importers == {"poison", "assess", "controls"}
 
 
 def test_what_assess_says_reaches_no_stage_but_the_report() -> None:
-    (assess,) = (stage for name, stage in stages().items() if name == "assess")
-    outputs = {Path(out.fs_path) for out in assess.outs}
-    assert {name for name, stage in stages().items() if dependencies(stage) & outputs} == {"report"}
+    assert readers_of("assess") == {"report"}
 
 
-def test_detection_does_not_depend_on_any_truth_at_any_distance() -> None:
-    producers = {Path(out.fs_path): name for name, stage in stages().items() for out in stage.outs}
-    above, waiting = set(), ["detect"]
-    while waiting:
-        for path in dependencies(stages()[waiting.pop()]):
-            above.add(path)
-            if path in producers:
-                waiting.append(producers[path])
-    assert ROOT / "data/poison/train.parquet" in above
-    assert ROOT / "data/poison/truth.parquet" not in above
+def test_the_controls_are_trained_and_measured_and_nothing_else() -> None:
+    filters = {"train@perfect_filter", "train@random_filter"}
+    assert readers_of("controls") == {*filters, "assess", "report"}
+    assert readers_of(*filters) <= {"attack", "evaluate", "report"}
+
+
+@pytest.mark.parametrize("name", ["detect", "verdict@clean", "verdict@poisoned", "cleanse", "train@cleansed", "embed@poisoned"])
+def test_detection_and_cleansing_do_not_depend_on_any_truth_at_any_distance(name: str) -> None:
+    assert (ROOT / "data/poison/train.parquet" in above(name)) == ("clean" not in name.split("@"))
+    assert ROOT / "data/split/train.parquet" in above(name)
+    assert ROOT / "data/poison/truth.parquet" not in above(name)
+    assert SOURCE / "wellcheck/truth.py" not in dependencies(stages()[name])
+
+
+def test_every_variant_is_trained_attacked_and_evaluated() -> None:
+    models = [f"data/models/{variant}" for variant in ("clean", "poisoned", "cleansed", "perfect_filter", "random_filter")]
+    assert [name for name in stages() if name.startswith("train@")] == [f"train@{Path(model).name}" for model in models]
+    for name in ("attack", "evaluate"):
+        assert [word for word in stages()[name].cmd.split() if word.startswith("data/models/")] == models
+    # The clean set is a control: about it the same detectors must stay silent.
+    for name in ("embed", "project", "verdict"):
+        assert {one for one in stages() if one.startswith(f"{name}@")} == {f"{name}@clean", f"{name}@poisoned"}
 
 
 def test_no_module_imports_dvc_but_the_one_that_compares_runs() -> None:

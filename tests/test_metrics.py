@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from wellcheck.metrics import Backdoor, backdoor, confusion_matrix, precision, proportion_interval, ranking, recall, roc_points
+from wellcheck.metrics import (
+    Backdoor,
+    backdoor,
+    confusion_matrix,
+    flagging,
+    precision,
+    precision_recall_points,
+    proportion_interval,
+    ranking,
+    recall,
+    roc_points,
+    suspicious,
+)
 
 NOTHING = {"auroc": None, "average_precision": None, "tpr_at_1pct_fpr": None}
 
@@ -86,7 +98,7 @@ def test_no_trials_no_interval() -> None:
 def test_a_backdoor_is_counted_with_and_without_the_target_class() -> None:
     labels = np.array([3, 3, 0, 1, 2, 0, 1, 2, 0, 1])
     predicted = np.array([3, 0, 3, 3, 3, 0, 1, 2, 1, 3])
-    counts = backdoor(labels, predicted, 3)
+    counts = backdoor(labels, predicted, np.full(10, 3))
     assert counts == Backdoor(successes=4, others=8, target_predictions=5, samples=10)
     figures = counts.figures(0.95)
     assert (figures["attack_success_rate"], figures["predicted_target_rate"]) == (0.5, 0.5)
@@ -100,10 +112,22 @@ def test_a_backdoor_is_counted_with_and_without_the_target_class() -> None:
     [([3, 3], [3, 0], None, 0.5), ([0, 1], [3, 3], 1.0, 1.0), ([0, 1], [0, 1], 0.0, 0.0), ([], [], None, None)],
 )
 def test_backdoors_at_the_edges(labels: list[int], predicted: list[int], success: float | None, predicted_target: float | None) -> None:
-    figures = backdoor(np.array(labels, np.int64), np.array(predicted, np.int64), 3).figures(0.95)
+    figures = backdoor(np.array(labels, np.int64), np.array(predicted, np.int64), np.full(len(labels), 3)).figures(0.95)
     assert (figures["attack_success_rate"], figures["predicted_target_rate"]) == (success, predicted_target)
     assert (figures["attack_success_rate_interval"] is None) == (success is None)
     assert (figures["predicted_target_rate_interval"] is None) == (predicted_target is None)
+
+
+def test_a_backdoor_with_a_wish_of_its_own_for_every_label() -> None:
+    labels, predicted = np.array([0, 1, 2, 2]), np.array([1, 1, 0, 2])
+    assert backdoor(labels, predicted, (labels + 1) % 3) == Backdoor(successes=2, others=4, target_predictions=2, samples=4)
+
+
+def test_images_that_are_not_attacked_count_nowhere() -> None:
+    labels, predicted, wanted = np.array([5, 5, 3, 0, 0]), np.array([3, 0, 3, 3, -1]), np.array([3, 3, 3, -1, -1])
+    assert backdoor(labels, predicted, wanted) == Backdoor(successes=1, others=2, target_predictions=2, samples=3)
+    nobody = backdoor(labels, predicted, np.full(5, -1)).figures(0.95)
+    assert set(nobody.values()) == {None}
 
 
 # ranking
@@ -185,3 +209,90 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends(points: int) -> None:
     assert (np.diff(curve, axis=0) >= 0).all()
     if points == 200:
         assert np.trapezoid(curve[:, 1], curve[:, 0]) == pytest.approx(ranking(scores, positive)["auroc"], abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("scores", "positive", "points"),
+    [
+        # Thresholds 0.8, 0.4, 0.35, 0.1: one of one, one of two, two of three, two of four.
+        ([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], [(0.5, 1), (1, 2 / 3)]),
+        ([4, 3, 2, 1], [0, 0, 1, 1], [(0.5, 1 / 3), (1, 0.5)]),  # no pair for the thresholds that reach no positive
+        ([5, 5, 5, 5], [0, 1, 0, 0], [(1, 0.25)]),
+        ([2, 1, 1, 0], [1, 1, 0, 0], [(0.5, 1), (1, 2 / 3)]),
+    ],
+)
+def test_precision_and_recall_by_hand(scores: list[float], positive: list[int], points: list[tuple[float, float]]) -> None:
+    found = precision_recall_points(np.array(scores, float), np.array(positive, bool))
+    assert [one for pair in found for one in pair] == pytest.approx([one for pair in points for one in pair])
+
+
+@given(points=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40))
+def test_average_precision_is_the_area_of_the_steps(points: list[tuple[int, bool]]) -> None:
+    scores, positive = np.array([score for score, _ in points], float), np.array([flag for _, flag in points])
+    curve = precision_recall_points(scores, positive)
+    if positive.all() or not positive.any():
+        assert curve == []
+        return
+    recalls, precisions = np.array(curve).T
+    assert (np.diff(recalls) > 0).all() and recalls[-1] == 1
+    assert float(np.dot(np.diff(recalls, prepend=0), precisions)) == pytest.approx(ranking(scores, positive)["average_precision"])
+
+
+def test_a_long_precision_recall_curve_is_thinned_and_keeps_its_ends() -> None:
+    generator = np.random.default_rng(0)
+    positive = generator.random(5000) < 0.3
+    scores = generator.standard_normal(5000) + positive
+    whole, thinned = (np.array(precision_recall_points(scores, positive, points)) for points in (5000, 10))
+    assert len(whole) == positive.sum() and len(thinned) == 10
+    np.testing.assert_array_equal(thinned[[0, -1]], whole[[0, -1]])
+    np.testing.assert_allclose(np.diff(thinned[:, 0]), 1 / 9, atol=0.001)  # spread along the recall
+
+
+# flags
+
+
+@pytest.mark.parametrize(
+    ("scores", "flagged"),
+    [
+        # Median 3, median absolute deviation 1: flagged above 3 + 5 · 1.4826 = 10.413.
+        ([1, 2, 3, 4, 10.41], [0, 0, 0, 0, 0]),
+        ([1, 2, 3, 4, 10.42], [0, 0, 0, 0, 1]),
+        ([1, 2, 3, 4, np.inf], [0, 0, 0, 0, 1]),
+        ([5, 4, 3, 2, -100], [0, 0, 0, 0, 0]),  # suspicious is what is high
+        ([1, np.nan, 2, 3, np.nan, 4, 11], [0, 0, 0, 0, 0, 0, 1]),  # without a score, without a say
+        ([0, 0, 0, 0, 7], [0, 0, 0, 0, 0]),  # no deviation
+        ([7], [0]),
+        ([np.nan, np.nan], [0, 0]),
+        ([np.inf, np.inf, np.inf, 1], [0, 0, 0, 0]),  # none that is a number
+        ([], []),
+    ],
+)
+def test_a_score_is_suspicious_far_above_the_median(scores: list[float], flagged: list[int]) -> None:
+    assert suspicious(np.array(scores, float)).tolist() == [bool(one) for one in flagged]
+
+
+def test_hardly_any_of_ordinary_scores_is_suspicious_whatever_their_scale() -> None:
+    scores = np.random.default_rng(0).standard_normal(100_000)
+    assert suspicious(scores).sum() == 0  # beyond five standard deviations of a normal distribution: one in 3.5 million
+    scores[:10] += 10
+    for scale, shift in ((1, 0), (1e-6, 3), (1e6, -1e7)):
+        np.testing.assert_array_equal(suspicious(scale * scores + shift), np.arange(100_000) < 10)
+
+
+@pytest.mark.parametrize(
+    ("flagged", "positive", "tpr", "fpr", "precise", "f1"),
+    [
+        ([1, 1, 0, 0, 1, 0], [1, 1, 1, 0, 0, 0], 2 / 3, 1 / 3, 2 / 3, 4 / 6),
+        ([1, 0, 0, 0], [1, 0, 0, 0], 1, 0, 1, 1),
+        ([0, 0, 0, 0], [1, 1, 0, 0], 0, 0, None, 0),  # nothing flagged: both are missed
+        ([0, 0], [0, 0], None, 0, None, None),  # nothing to find, nothing found
+        ([1, 0], [0, 0], None, 0.5, 0, 0),
+        ([1, 0], [1, 1], 0.5, None, 1, 2 / 3),
+        ([], [], None, None, None, None),
+    ],
+)
+def test_flags_by_hand(
+    flagged: list[int], positive: list[int], tpr: float | None, fpr: float | None, precise: float | None, f1: float | None
+) -> None:
+    found = flagging(np.array(flagged, bool), np.array(positive, bool))
+    assert found == {"tpr": tpr, "fpr": fpr, "precision": precise, "f1": f1}

@@ -239,6 +239,42 @@ def test_a_model_folder_holds_three_plain_files(folder: Path) -> None:
     assert float(rows[1]["train_loss"]) == 1e-17
 
 
+def test_early_losses_come_back_and_may_be_absent(tmp_path: Path) -> None:
+    classifier, losses = build(description("two_conv_cnn"), seed=1), np.arange(6, dtype=np.float16).reshape(2, 3)
+    for name, kept in (("with", losses), ("none", None), ("no epochs", losses[:0])):
+        storage.save(tmp_path / name, classifier, HISTORY, kept)
+    found = storage.load_early_losses(tmp_path / "with")
+    assert found is not None and found.dtype == np.float16
+    np.testing.assert_array_equal(found, losses)
+    assert storage.load_early_losses(tmp_path / "none") is None and storage.load_early_losses(tmp_path / "no epochs") is None
+    assert storage.load(tmp_path / "with").description == classifier.description
+    (tmp_path / "with" / "early_losses.safetensors").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"early_losses\.safetensors: not readable"):
+        storage.load_early_losses(tmp_path / "with")
+
+
+def test_activations_are_what_the_layers_give() -> None:
+    images = torch.randint(0, 256, (5, 3, 20, 24), dtype=torch.uint8)
+    depths: dict[ModelName, int] = {"two_conv_cnn": 6, "residual_cnn": 0}
+    for name, depth in depths.items():
+        classifier = build(ModelDescription(name, ("a", "b"), (3, 20, 24)), seed=0).eval()
+        body: Any = classifier.network.body
+        with torch.no_grad():
+            found = classifier.activations(images)
+            assert torch.equal(found.logits, classifier(images)) and torch.equal(found.penultimate, classifier.embed(images))
+            pixels = images.float() / 255
+            wanted = body[:depth](pixels) if depth else body.narrow(torch.sigmoid(body.widen(pixels)))
+        torch.testing.assert_close(found.feature_map, wanted)
+        assert not any(module._forward_hooks for module in classifier.modules())
+
+
+def test_a_body_without_a_map_is_named() -> None:
+    classifier = build(description("two_conv_cnn"), seed=1)
+    classifier.network.body = nn.Flatten()
+    with pytest.raises(InputError, match="two_conv_cnn: no layer of its body has an output"):
+        classifier.activations(torch.zeros(2, *classifier.description.input_shape))
+
+
 def test_nothing_here_pickles() -> None:
     banned_modules, banned_calls = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}, {"torch.load", "torch.save", "np.save"}
     for path in [*SOURCES.glob("src/**/*.py"), *SOURCES.glob("stages/*.py")]:

@@ -16,6 +16,7 @@ from wellcheck.detectors import DETECTORS
 from wellcheck.errors import InputError
 from wellcheck.models import ARCHITECTURES
 from wellcheck.poisons import TRIGGERS
+from wellcheck.poisons.policies import POLICIES
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 RAW = params.read_yaml(COMMITTED)
@@ -69,6 +70,7 @@ def test_a_stage_gets_its_own_section(name: str) -> None:
         (params.TriggerName, {"none", *TRIGGERS}),
         (params.ModelName, set(ARCHITECTURES)),
         (params.DetectorName, set(DETECTORS)),
+        (params.PolicyName, set(POLICIES)),
     ],
 )
 def test_the_names_are_those_of_the_registry(names: Any, registry: set[str]) -> None:
@@ -102,6 +104,18 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("poison.target_label", 3.0, "a valid integer"),
     ("poison.target_label", -1, "greater than or equal to 0"),
     ("poison.seed", 2**32, "less than 4294967296"),
+    ("poison.policy", "dirty", "'all_to_one', 'others_to_one'"),
+    ("poison.source_label", -1, "greater than or equal to 0"),
+    ("poison.cover_rate", 1.5, "less than or equal to 1"),
+    ("poison.strength", 0, "greater than 0"),
+    ("poison.strength", 101, "less than or equal to 100"),
+    ("poison.epsilon", 0, "greater than 0"),
+    ("poison.epsilon", 1.01, "less than or equal to 1"),
+    ("poison.picture", None, "a valid string"),
+    ("poison.picture", "", "at least 1 character"),
+    ("poison.position", [1], "at least 2 items"),
+    ("poison.position", [1, 2, 3], "at most 2 items"),
+    ("poison.position", -1, "a valid list"),
     ("train.model", "resnet", "'residual_cnn'"),
     ("train.epochs", 0, "greater than or equal to 1"),
     ("train.epochs", True, "a valid integer"),
@@ -116,6 +130,13 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("project.samples", 9, "greater than or equal to 10"),
     ("project.perplexity", 1, "greater than 1"),
     ("detect.detectors", [], "at least 1 item"),
+    ("detect.trusted", "test", "'valid'"),
+    ("detect.trusted", True, "'valid'"),
+    ("detect.seed", -1, "greater than or equal to 0"),
+    ("cleanse.action", "delete", "'remove' or 'relabel'"),
+    ("cleanse.seed", 2**32, "less than 4294967296"),
+    ("train.early_epochs", -1, "greater than or equal to 0"),
+    ("train.early_epochs", None, "a valid integer"),
     ("report.title", 3, "a valid string"),
     ("report.images_per_grid", 101, "less than or equal to 100"),
     ("train", 3, "a valid dictionary"),
@@ -135,6 +156,72 @@ def test_a_mistake_is_named_with_what_was_found_and_expected(key: str, value: An
 def test_a_wrong_item_of_a_list_is_named_with_its_place() -> None:
     told = complaint(changed("detect.detectors", ["centroid_tsne", "oracle"]))
     assert told.startswith("p.yaml: detect.detectors.1: found 'oracle', expected 'centroid_tsne'")
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "told"),
+    [
+        ("embed", {"layers": ["pixels"]}, "detect.detectors has centroid_penultimate, which needs penultimate in embed.layers"),
+        ("embed", {"layers": ["penultimate", "feature_map"]}, "detect.detectors has centroid_tsne, which needs pixels in embed.layers"),
+        ("embed", {"layers": ["penultimate", "pixels"]}, "detect.detectors has mixture, which needs feature_map in embed.layers"),
+        ("train", {"early_epochs": 0}, "detect.detectors has loss_ranking, which needs train.early_epochs of at least 1"),
+        ("detect", {"detectors": ["strip", "scan", "agpd"]}, "detect.detectors has agpd, strip, which needs samples vouched for"),
+    ],
+)
+def test_a_detector_without_what_it_needs_is_found_before_anything_runs(section: str, values: dict[str, Any], told: str) -> None:
+    assert told in complaint({**RAW, section: {**RAW[section], **values}})
+
+
+@pytest.mark.parametrize("lacking", ["pixels", "feature_map", "penultimate"])
+def test_the_verdict_has_all_its_layers(lacking: str) -> None:
+    layers = [layer for layer in ("pixels", "feature_map", "penultimate") if layer != lacking]
+    detect = {"detectors": ["trigger_inversion"], "trusted": None, "seed": 0}
+    told = complaint({**RAW, "detect": detect, "embed": {"layers": layers}})
+    assert told == f"p.yaml: embed.layers lacks {lacking}, which the verdict needs"
+
+
+def test_every_detector_may_run_where_somebody_vouches() -> None:
+    detect = {"detectors": list(get_args(params.DetectorName)), "trusted": "valid", "seed": 1}
+    assert params.validate({**RAW, "detect": detect}, "p.yaml").detect.trusted == "valid"
+
+
+def poison_with(**values: Any) -> dict[str, Any]:
+    """The committed values with these in the section poison."""
+    return {**RAW, "poison": {**RAW["poison"], **values}}
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"policy": "source_specific"}, "needs a poison.source_label other than the target"),
+        ({"policy": "source_specific", "source_label": 3}, "needs a poison.source_label other than the target"),
+        ({"policy": "label_noise"}, "set poison.trigger to none (found watermark)"),
+        ({"trigger": "blend", "strength": 1.5}, "poison.strength: found 1.5, expected at most 1 for blend"),
+        ({"trigger": "picture", "strength": 2}, "poison.strength: found 2.0, expected at most 1 for picture"),
+        ({"trigger": "sinusoid", "strength": 20}, "poison.strength: found 20.0, expected at most 1 for sinusoid"),
+        ({"policy": "clean_label", "cover_rate": 0.1}, "poison.cover_rate: found 0.1, expected 0 for clean_label"),
+        ({"policy": "label_consistent", "cover_rate": 0.1}, "expected 0 for label_consistent"),
+        ({"policy": "label_noise", "trigger": "none", "cover_rate": 0.1}, "expected 0 for label_noise"),
+    ],
+)
+def test_poison_settings_that_do_not_fit_together(values: dict[str, Any], told: str) -> None:
+    complained = complaint(poison_with(**values))
+    assert complained.startswith("p.yaml: poison.") and told in complained
+
+
+@pytest.mark.parametrize(
+    ("values", "plants"),
+    [
+        ({"policy": "source_specific", "source_label": 0, "cover_rate": 1}, True),
+        ({"policy": "label_noise", "trigger": "none"}, True),
+        ({"trigger": "none"}, False),
+        ({"trigger": "none", "policy": "label_consistent"}, False),
+        ({"trigger": "warp", "strength": 2, "policy": "all_to_all", "cover_rate": 0.2}, True),
+        ({"trigger": "picture", "strength": 1, "position": [0, -3]}, True),
+    ],
+)
+def test_poison_settings_that_do(values: dict[str, Any], plants: bool) -> None:
+    assert params.validate(poison_with(**values), "p.yaml").poison.plants is plants
 
 
 @pytest.mark.parametrize("key", LEAVES)

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from workspace import ALL, Project, checkout, replace
 
+from wellcheck import params, samples
 from wellcheck.artifacts import read_json
 
+VARIANTS = {"clean", "poisoned", "cleansed", "perfect_filter", "random_filter"}
 POISON_OUTPUTS = ("train.parquet", "truth.parquet")  # DVC takes a stage's old outputs away before it runs
 
 
@@ -18,17 +20,25 @@ def test_a_second_run_skips_every_stage(project: Project) -> None:
 
 def test_everything_that_was_made_is_there_and_hidden_from_git(project: Project) -> None:
     classify = read_json(project.folder / "reports/metrics/classify.json")
-    assert set(classify) == {"clean", "poisoned"}
+    assert set(classify) == VARIANTS
+    assert {path.stem for path in (project.folder / "reports/plots/confusion").iterdir()} == VARIANTS
     for variant in classify.values():
         assert 0.3 < variant["accuracy"] <= 1
         assert set(variant["backdoor"]) >= {"attack_success_rate", "predicted_target_rate"}
         assert len(variant["per_class"]["recall"]) == len(variant["per_class"]["precision"]) == 10
-    detectors = read_json(project.folder / "reports/metrics/poison_detection.json")["detectors"]
-    assert set(detectors) == {"centroid_tsne", "centroid_penultimate", "spectral_signatures"}
+    detection = read_json(project.folder / "reports/metrics/poison_detection.json")
+    detectors, verdict, controls = (detection[key] for key in ("detectors", "verdict", "controls"))
+    assert set(detectors) == set(params.load(params.Detect, project.folder / "params.yaml").detectors)
     assert all(0 <= one["auroc"] <= 1 and one["seconds"] > 0 for one in detectors.values())
+    assert verdict["poisoned"] == bool(verdict["target_labels"]) and 0 <= verdict["p_value"] <= 1
+    assert controls["perfect_filter"]["removed"] == detection["planted"] > 0
+    assert controls["random_filter"]["removed"] == verdict["flagged"]
+    left = len(samples.read_labels(project.folder / "data/cleanse/cleansed.parquet"))
+    assert left == len(samples.read_labels(project.folder / "data/poison/train.parquet")) - verdict["flagged"]
     tracked = project.run("git", "ls-files").split()
     assert not [name for name in tracked if name.endswith((".parquet", ".safetensors", ".html"))]
-    assert {"dvc.lock", "reports/metrics/classify.json", "reports/plots/roc.csv"} <= set(tracked)
+    shown = {"reports/metrics/classify.json", "reports/plots/roc.csv", "reports/plots/precision_recall.csv", "reports/flagged.csv"}
+    assert {"dvc.lock", *shown} <= set(tracked)
     assert not list(project.folder.rglob("*.part"))
 
 
@@ -63,13 +73,18 @@ def hashes(lock: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "reruns", "spares"),
     [
-        ({"rate: 0.1": "rate: 0.2"}, {"poison", "train@poisoned", "attack", "evaluate", "detect", "assess", "report"},
-         {"download", "split", "train@clean", "embed@clean", "project@clean"}),
+        ({"rate: 0.1": "rate: 0.2"},
+         {"poison", "train@poisoned", "attack", "evaluate", "detect", "verdict@poisoned", "cleanse", "controls", "assess", "report"},
+         {"download", "split", "train@clean", "embed@clean", "project@clean", "verdict@clean"}),
         ({"images_per_grid: 16": "images_per_grid: 9"}, {"report"}, ALL - {"report"}),
         ({"confidence: 0.95": "confidence: 0.9"}, {"evaluate", "report"}, ALL - {"evaluate", "report"}),
-        ({"iterations: 50": "iterations: 60"}, {"project@clean", "project@poisoned", "detect"}, {"train@clean", "embed@clean", "evaluate"}),
+        # The map is among what the verdict may look at; it comes to the same, and what lies below is spared.
+        ({"iterations: 50": "iterations: 60"}, {"project@clean", "project@poisoned", "detect", "verdict@clean", "verdict@poisoned"},
+         {"train@clean", "embed@clean", "cleanse", "train@cleansed", "evaluate"}),
+        ({"action: remove": "action: relabel"}, {"cleanse"},
+         {"verdict@poisoned", "train@poisoned", "train@perfect_filter", "train@random_filter", "assess"}),
     ],
-    ids=["poison.rate", "report", "evaluate", "project"],
+    ids=["poison.rate", "report", "evaluate", "project", "cleanse"],
 )  # fmt: skip
 def test_a_change_reruns_what_depends_on_it_and_nothing_else(
     project: Project, change: dict[str, str], reruns: set[str], spares: set[str]

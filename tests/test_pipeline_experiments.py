@@ -23,7 +23,8 @@ def test_experiments_and_every_tool_that_compares_them(project: Project) -> None
     for command in (("plots", "diff", "HEAD"), ("plots", "show")):
         page = Path(project.dvc(*command).strip().splitlines()[-1].removeprefix("file://"))
         text = page.read_text()
-        assert all(title in text for title in ("Loss by epoch", "Accuracy by epoch", "Confusion, poisoned", "ROC of the detectors"))
+        titles = ("Loss by epoch", "Accuracy by epoch", "Confusion, cleansed", "ROC of the detectors", "Precision and recall of")
+        assert all(title in text for title in titles)
         assert "false_positive_rate" in text
     project.dvc("exp", "run", "--queue", "--name", "queued", "-S", "poison.rate=0.02")
     # A queued one has no result yet, and is left out.
@@ -71,6 +72,9 @@ def test_a_users_own_folder_without_any_truth(project: Project) -> None:
         detection = read_json(project.folder / "reports/metrics/poison_detection.json")
         assert detection["planted"] == 0
         assert all(one["auroc"] is None and one["samples"] > 0 for one in detection["detectors"].values())
+        # Nobody knows: how right the verdict is cannot be said, and the perfect filter has nothing to take out.
+        assert {detection["verdict"][key] for key in ("tpr", "fpr", "precision", "f1", "right_target")} == {None}
+        assert detection["controls"]["perfect_filter"]["removed"] == 0
         assert "backdoor" not in read_json(project.folder / "reports/metrics/classify.json")["poisoned"]
         page = (project.folder / "reports/index.html").read_text()
         assert "Nothing was planted by wellcheck" in page

@@ -10,120 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up import HOSTILE, PROVENANCE, ROOT, Case, make_files, page_of, settings
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from wellcheck import metrics, samples
-from wellcheck.artifacts import write_columns, write_csv, write_json
 from wellcheck.experiments import read as read_experiment
-from wellcheck.params import Params, load_all
 from wellcheck.report.charts import Line, line_chart, ticks
-from wellcheck.report.evidence import Files, gather, images
+from wellcheck.report.evidence import gather, images
 from wellcheck.report.maps import build_maps
-from wellcheck.report.page import figure, percent, render
-from wellcheck.samples import Description, Samples
+from wellcheck.report.page import render
+from wellcheck.report.rounding import figure, percent
 
-ROOT = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-HOSTILE = "</script><script>document.title='owned'</script>"
-PROVENANCE = {"git_commit": "0" * 40, "versions": {"wellcheck": "0.1.0"}, "device": "CPU, 2 threads", "seconds": {"train@clean": 1.5}}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A run to make up: how many classes and images, of which shape, poisoned or not."""
-
-    classes: int = 10
-    training: int = 600
-    tests: int = 100
-    shape: tuple[int, int, int] = (1, 12, 10)
-    planted: int = 30
-    hostile: bool = False
-
-
-def make_files(folder: Path, case: Case, seed: int = 0) -> Files:
-    """Write the artifacts of a run with random images; the poisoned model answers the target to every triggered image."""
-    rng = np.random.default_rng(seed)
-    names = [f"class {label}" for label in range(case.classes)]
-    if case.hostile:
-        names[0] = HOSTILE
-    about = Description(tuple(names), "made up")
-    ids = np.arange(case.training, dtype=np.int64) * 3 + 7
-    labels = np.arange(case.training) % case.classes
-    pictures = rng.integers(0, 256, (case.training, *case.shape), np.uint8)
-    planted = rng.permutation(case.training)[: case.planted]
-    changed, given = pictures.copy(), labels.copy()
-    changed[planted, :, -1, -1] = 255
-    given[planted] = 1
-    test_ids, test_labels = ids[-1] + 1 + np.arange(case.tests), np.arange(case.tests) % case.classes
-    test_pictures = rng.integers(0, 256, (case.tests, *case.shape), np.uint8)
-    attacked = case.tests if case.planted else 0
-    names_of = {field: folder / field for field in Files.__dataclass_fields__}
-    files = Files(**names_of)
-    samples.write(files.clean_train, Samples(ids, pictures, labels, about))
-    samples.write(files.poisoned_train, Samples(ids, changed, given, about))
-    samples.write(files.test, Samples(test_ids, test_pictures, test_labels, about))
-    samples.write(files.triggered, Samples(test_ids[:attacked], test_pictures[:attacked], test_labels[:attacked], about))
-    guesses = {"clean": test_labels, "poisoned": np.roll(test_labels, 1)}
-    figures: dict[str, Any] = {}
-    for variant, guess in guesses.items():
-        matrix = metrics.confusion_matrix(test_labels, guess, case.classes)
-        share = float((guess == test_labels).mean())
-        figures[variant] = {
-            "accuracy": share,
-            "accuracy_interval": [share, share],
-            "log_loss": 0.5,
-            "samples": case.tests,
-            "per_class": {"recall": metrics.recall(matrix), "precision": metrics.precision(matrix)},
-        }
-        if attacked:
-            hit = np.ones(case.tests, int) if variant == "poisoned" else test_labels
-            figures[variant]["backdoor"] = metrics.backdoor(test_labels, hit, 1).figures(0.95)
-        history = [[epoch, 2 - epoch / 10, epoch / 10, "", ""] for epoch in range(5)]
-        model = files.clean_model if variant == "clean" else files.poisoned_model
-        write_csv(model / "history.csv", ["epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy"], history)
-    both = np.repeat(["clean", "poisoned"], case.tests)
-    answers = np.concatenate(list(guesses.values()))
-    write_columns(files.predictions, {"variant": both, "label": np.tile(test_labels, 2), "predicted": answers})
-    after = np.concatenate([test_labels[:attacked], np.ones(attacked, int)])
-    write_columns(
-        files.outcomes,
-        {
-            "variant": np.repeat(["clean", "poisoned"], attacked),
-            "sample_id": np.tile(test_ids[:attacked], 2),
-            "label_before": np.concatenate([guess[:attacked] for guess in guesses.values()]),
-            "label_after": after,
-        },
-    )
-    mapped = ids[: case.training // 2]
-    for path in (files.clean_map, files.poisoned_map):
-        columns = {
-            f"{layer}_{axis}": rng.normal(size=len(mapped)).astype(np.float32) for layer in ("pixels", "penultimate") for axis in "xy"
-        }
-        write_columns(path, {"sample_id": mapped, **columns})
-    scores = rng.random(case.training)
-    partial = np.where(np.arange(case.training) < len(mapped), scores, np.nan)
-    write_columns(files.scores, {"sample_id": ids, "centroid_tsne": partial, "spectral_signatures": scores})
-    write_columns(files.planted, {"sample_id": np.sort(ids[planted])})
-    known = {"auroc": 0.75, "average_precision": 0.5, "tpr_at_1pct_fpr": 0.25, "auroc_in_target_label": 0.8}
-    detector = {"samples": case.training, "seconds": 0.1, **(known if case.planted else dict.fromkeys(known))}
-    write_json(files.classify, figures)
-    write_json(files.detection, {"planted": case.planted, "detectors": {"centroid_tsne": detector, "spectral_signatures": detector}})
-    curve = [("centroid_tsne", 0, 0), ("centroid_tsne", 0.5, 0.9), ("centroid_tsne", 1, 1)] if case.planted else []
-    write_csv(files.roc, ["detector", "false_positive_rate", "true_positive_rate"], curve)
-    return files
-
-
-def settings(**report: Any) -> Params:
-    """The committed params with other report settings and the target that make_files plants."""
-    whole = load_all(ROOT / "params.yaml")
-    poison = whole.poison.model_copy(update={"target_label": 1})
-    return whole.model_copy(update={"poison": poison, "report": whole.report.model_copy(update=report)})
-
-
-def page_of(folder: Path, case: Case, **report: Any) -> str:
-    """The report of a made-up run."""
-    return render(gather(make_files(folder, case)), settings(**report), PROVENANCE, None)
 
 
 def test_the_verdict_names_target_rates_and_counts(tmp_path: Path) -> None:

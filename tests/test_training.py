@@ -20,7 +20,7 @@ from wellcheck.models import Classifier, ModelDescription, build
 from wellcheck.models.storage import History
 from wellcheck.params import Train
 from wellcheck.samples import Samples
-from wellcheck.training import checkpoint_name, train
+from wellcheck.training import Trained, checkpoint_name, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,8 +30,8 @@ SMALL = (1, 6, 6)
 
 
 def recipe(**changes: Any) -> Train:
-    settings = {"model": "residual_cnn", "epochs": 4, "batch_size": 16, "learning_rate": 0.01, "precision": "float32", "seed": 0}
-    return Train.model_validate(settings | changes)
+    sizes = {"epochs": 4, "batch_size": 16, "early_epochs": 2}
+    return Train.model_validate({"model": "residual_cnn", "learning_rate": 0.01, "precision": "float32", "seed": 0} | sizes | changes)
 
 
 @pytest.fixture
@@ -41,6 +41,11 @@ def sets(make_samples: MakeSamples) -> tuple[Samples, Samples]:
 
 
 def run(sets: tuple[Samples, Samples], checkpoint: Path, **changes: Any) -> tuple[Classifier, History, float]:
+    trained = run_whole(sets, checkpoint, **changes)
+    return trained.classifier, trained.history, trained.seconds
+
+
+def run_whole(sets: tuple[Samples, Samples], checkpoint: Path, **changes: Any) -> Trained:
     return train(*sets, recipe(**changes), device=CPU, checkpoint=checkpoint, title="test")
 
 
@@ -280,6 +285,13 @@ def widen_head(path: Path) -> None:
     save_file(tensors, path, {"progress": json.dumps({"history": [], "seconds": 0.0})})
 
 
+def lose_a_sample(path: Path) -> None:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    save_file({**tensors, "early_losses": tensors["early_losses"][:, :-1].contiguous()}, path, metadata)
+
+
 DAMAGES: list[Callable[[Path], object]] = [
     cut_off,
     forget_progress,
@@ -288,6 +300,7 @@ DAMAGES: list[Callable[[Path], object]] = [
     lambda path: path.write_bytes(b"x" * 300),
     lambda path: change_progress(path, lambda done: {"history": []}),
     lambda path: change_progress(path, lambda done: None),
+    lose_a_sample,
     lambda path: save_file({**load_file(path), "optimizer.odd": torch.zeros(1)}, path, {"progress": "{}"}),
 ]
 
@@ -316,6 +329,50 @@ def test_old_checkpoints_make_room(sets: tuple[Samples, Samples], tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.safetensors", "notes.txt", "old0.safetensors", "old1.safetensors"]
 
 
+# early losses
+
+
+def test_early_losses_are_those_of_the_classifier_after_each_of_the_first_epochs(
+    sets: tuple[Samples, Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 7)
+    found = run_whole(sets, tmp_path / "a.safetensors", early_epochs=3).early_losses
+    assert found.dtype == np.float16 and found.shape == (3, 45)
+    for epoch in range(3):
+        after = run_whole(sets, tmp_path / f"{epoch}.safetensors", epochs=epoch + 1, early_epochs=0)
+        assert after.early_losses.shape == (0, 45)
+        with torch.no_grad():
+            logits = after.classifier(torch.from_numpy(sets[0].images))
+        wanted = nn.functional.cross_entropy(logits, torch.from_numpy(sets[0].labels), reduction="none").numpy()
+        np.testing.assert_allclose(found[epoch], wanted, rtol=1e-3)
+
+
+def test_taking_them_changes_nothing_else(sets: tuple[Samples, Samples], tmp_path: Path) -> None:
+    with_them, without = (run_whole(sets, tmp_path / f"{count}.safetensors", early_epochs=count) for count in (9, 0))
+    assert with_them.early_losses.shape == (4, 45)  # no more than there are epochs
+    assert weights(with_them.classifier) == weights(without.classifier) and with_them.history == without.history
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_they_outlive_an_interruption(epoch: int, sets: tuple[Samples, Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = run_whole(sets, tmp_path / "whole.safetensors").early_losses
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_in(patch, epoch)
+        run(sets, tmp_path / "cut.safetensors")
+    for _ in range(2):  # resumed, and once more from the finished checkpoint
+        assert run_whole(sets, tmp_path / "cut.safetensors").early_losses.tobytes() == wanted.tobytes()
+
+
+def test_they_stay_in_the_half_range(make_samples: MakeSamples, tmp_path: Path) -> None:
+    state = training.begin(make_samples(6, shape=SMALL), recipe(), CPU)
+    head: Any = state.classifier.network.head
+    state.classifier.network.head = nn.Sequential(head[0])  # without the sigmoid logits may be of any size
+    with torch.no_grad():
+        head[0].bias.copy_(torch.tensor([0.0, 1e6, 0]))
+    losses = training._losses(state.classifier, *training.to_device(make_samples(6, shape=SMALL), CPU), recipe())
+    assert losses.tolist() == [65504, 0, 65504] * 2
+
+
 # the name of a checkpoint
 
 
@@ -330,6 +387,7 @@ def test_a_checkpoint_name_changes_with_whatever_changes_the_result(monkeypatch:
         {"learning_rate": 0.02},
         {"model": "two_conv_cnn"},
         {"precision": "bfloat16"},
+        {"early_epochs": 3},
     ]
     assert {name for change in changes for name in change} == set(Train.model_fields)
     others += [checkpoint_name("a", "b", recipe(**change), CPU) for change in changes]

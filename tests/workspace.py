@@ -16,8 +16,9 @@ QUICK = {
     "points_per_map: 3000": "points_per_map: 300",
 }
 ALL = {
-    "download", "split", "poison", "train@clean", "train@poisoned", "attack", "evaluate", "embed@clean", "embed@poisoned",
-    "project@clean", "project@poisoned", "detect", "assess", "report",
+    "download", "split", "poison", "train@clean", "train@poisoned", "train@cleansed", "train@perfect_filter", "train@random_filter",
+    "attack", "evaluate", "embed@clean", "embed@poisoned", "project@clean", "project@poisoned", "detect", "verdict@clean",
+    "verdict@poisoned", "cleanse", "controls", "assess", "report",
 }  # fmt: skip
 
 
@@ -41,6 +42,20 @@ def replace(folder: Path, changes: dict[str, str]) -> None:
         assert old in text, old
         text = text.replace(old, new)
     path.write_text(text)
+
+
+def run_stage(folder: Path, script: str, *arguments: str, fails: bool = False, **changes: str) -> str:
+    """Run a stage with changed params and return its summary, or what it complained of."""
+    text = (folder / "params.yaml").read_text()
+    for key, value in changes.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"  {key}:")]
+        text = text.replace(line, f"  {key}: {value}")
+    (folder / "params.yaml").write_text(text)
+    environment = {**os.environ, "WELLCHECK_CACHE": str(folder / "cache")}
+    command = [sys.executable, str(ROOT / "stages" / f"{script}.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == int(fails), done.stderr
+    return done.stderr if fails else done.stdout
 
 
 class Project:

@@ -11,8 +11,8 @@ from wellcheck import params
 from wellcheck.artifacts import read_json, write_text
 from wellcheck.errors import InputError
 from wellcheck.experiments import flatten
-from wellcheck.report.charts import Line, line_chart
-from wellcheck.report.page import SERIES_STYLES, environment
+from wellcheck.report.charts import SERIES_STYLES, Line, line_chart
+from wellcheck.report.page import environment
 from wellcheck.results import FOLDER, METRICS
 
 METRICS_FILES = (METRICS / "classify.json", METRICS / "poison_detection.json")

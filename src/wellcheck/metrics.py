@@ -1,4 +1,4 @@
-"""Figures, each with its definition: confusion, recall and precision, intervals, attack success, ranking quality of a detector."""
+"""Figures, each with its definition: confusion, recall and precision, intervals, attack success, how well a detector ranks and flags."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,9 @@ import numpy as np
 # scikit-learn and scipy.stats are imported where they are used: together they take seconds, and most stages need neither.
 
 Interval = list[float]
+
+SUSPICIOUS_Z = 5.0  # a score is suspicious beyond so many robust standard deviations
+MAD_TO_SIGMA = 1.4826  # of a normal distribution
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -42,10 +45,10 @@ def proportion_interval(successes: int, trials: int, confidence: float) -> Inter
 class Backdoor:
     """How far a trigger steers a classifier, over a test set that carries the trigger throughout."""
 
-    successes: int  # predicted as the target though the true label is another
-    others: int  # samples whose true label is not the target
-    target_predictions: int  # predicted as the target, whatever the true label
-    samples: int
+    successes: int  # predicted as the attacker wants though the true label is another
+    others: int  # attacked samples whose true label is not what the attacker wants
+    target_predictions: int  # predicted as the attacker wants, whatever the true label
+    samples: int  # attacked
 
     def figures(self, confidence: float) -> dict[str, float | Interval | None]:
         """attack_success_rate leaves out samples of the target class (the field's figure); predicted_target_rate counts all (A1's)."""
@@ -57,10 +60,14 @@ class Backdoor:
         }
 
 
-def backdoor(labels: np.ndarray, predicted: np.ndarray, target: int) -> Backdoor:
-    """Count over true labels int64 [N] and the labels predicted for triggered images int64 [N]."""
-    hits, others = predicted == target, labels != target
-    return Backdoor(int((hits & others).sum()), int(others.sum()), int(hits.sum()), len(labels))
+def backdoor(labels: np.ndarray, predicted: np.ndarray, wanted: np.ndarray) -> Backdoor:
+    """Count over true labels int64 [N], the labels predicted for triggered images int64 [N], and what the attacker wants, int64 [N].
+
+    Where the wanted label is negative, the attack is not meant for the image, and it does not count.
+    """
+    attacked = wanted >= 0
+    hits, others = (predicted == wanted) & attacked, (labels != wanted) & attacked
+    return Backdoor(int((hits & others).sum()), int(others.sum()), int(hits.sum()), int(attacked.sum()))
 
 
 def ranking(scores: np.ndarray, positive: np.ndarray) -> dict[str, float | None]:
@@ -81,6 +88,39 @@ def ranking(scores: np.ndarray, positive: np.ndarray) -> dict[str, float | None]
     }
 
 
+def suspicious(scores: np.ndarray) -> np.ndarray:
+    """The one rule by which raw scores float [N] become flags bool [N]: a robust z above 5, among all that were scored.
+
+    z = (score − median) / (1.4826 · median absolute deviation). A sample without a score (NaN) is not flagged, and none is where the
+    deviation is zero or undefined. Most detectors of the field leave this choice to a poison rate that nobody knows; this one needs none.
+    """
+    scored = scores[~np.isnan(scores)]
+    if not len(scored):
+        return np.zeros(len(scores), bool)
+    with np.errstate(invalid="ignore"):  # infinite scores: their differences are no numbers
+        middle = np.median(scored)
+        deviation = MAD_TO_SIGMA * np.median(np.abs(scored - middle))
+        if not 0 < deviation < np.inf:
+            return np.zeros(len(scores), bool)
+        flagged: np.ndarray = (scores - middle) / deviation > SUSPICIOUS_Z
+    return flagged
+
+
+def flagging(flagged: np.ndarray, positive: np.ndarray) -> dict[str, float | None]:
+    """How right flags bool [N] are about the positives bool [N]; None where a figure divides by nothing.
+
+    A positive that is not flagged is missed, also where nothing is flagged: then tpr and f1 are 0, and precision is None.
+    """
+    hits, flags, positives = int((flagged & positive).sum()), int(flagged.sum()), int(positive.sum())
+    negatives = len(positive) - positives
+    return {
+        "tpr": hits / positives if positives else None,
+        "fpr": (flags - hits) / negatives if negatives else None,
+        "precision": hits / flags if flags else None,
+        "f1": 2 * hits / (flags + positives) if flags + positives else None,
+    }
+
+
 def roc_points(scores: np.ndarray, positive: np.ndarray, points: int = 200) -> list[tuple[float, float]]:
     """The ROC curve as at most `points` pairs (FPR, TPR), evenly spread along it; empty where one side is empty."""
     if positive.all() or not positive.any():
@@ -90,3 +130,19 @@ def roc_points(scores: np.ndarray, positive: np.ndarray, points: int = 200) -> l
     fpr, tpr, _ = roc_curve(positive, scores)
     rows = np.unique(np.linspace(0, len(fpr) - 1, points).round().astype(int))
     return [(float(fpr[row]), float(tpr[row])) for row in rows]
+
+
+def precision_recall_points(scores: np.ndarray, positive: np.ndarray, points: int = 200) -> list[tuple[float, float]]:
+    """The precision–recall curve as at most `points` pairs (recall, precision), by growing recall; empty where one side is empty.
+
+    One pair for every recall that a threshold reaches, with the precision of the highest such threshold: what average precision sums over.
+    """
+    if positive.all() or not positive.any():
+        return []
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = (values[::-1] for values in precision_recall_curve(positive, scores))
+    # The first pair (0, 1) belongs to no threshold.
+    corners = 1 + np.flatnonzero(np.diff(recall) > 0)
+    rows = corners[np.unique(np.linspace(0, len(corners) - 1, points).round().astype(int))]
+    return [(float(recall[row]), float(precision[row])) for row in rows]

@@ -16,12 +16,32 @@ from wellcheck.errors import InputError
 DatasetName = Literal[
     "digits", "mnist", "fashion_mnist", "cifar10", "tiny_imagenet", "tiny_imagenet50", "flower_photos", "folder", "parquet"
 ]
-TriggerName = Literal["none", "watermark", "pixel"]
+TriggerName = Literal["none", "watermark", "pixel", "random_patch", "blend", "sinusoid", "warp", "picture"]
+PolicyName = Literal[
+    "all_to_one", "others_to_one", "all_to_all", "clean_label", "label_consistent", "source_specific", "adaptive", "label_noise"
+]
 ModelName = Literal["residual_cnn", "two_conv_cnn"]
-LayerName = Literal["pixels", "penultimate"]
-DetectorName = Literal["centroid_tsne", "centroid_penultimate", "spectral_signatures"]
+LayerName = Literal["pixels", "feature_map", "penultimate"]
+DetectorName = Literal[
+    "centroid_tsne", "centroid_penultimate", "knn_disagreement", "spectral_signatures", "activation_clustering", "spectre", "scan",
+    "loss_ranking", "mixture", "trigger_inversion", "strip", "agpd", "beatrix",
+]  # fmt: skip
+# What a detector needs stands here so that a mistake is found before anything runs; the registry in detectors/ reads it.
+LAYERS_READ: dict[DetectorName, tuple[LayerName, ...]] = {
+    "centroid_tsne": ("pixels",),
+    "centroid_penultimate": ("penultimate",),
+    "knn_disagreement": ("pixels",),
+    "spectral_signatures": ("penultimate",),
+    "activation_clustering": ("penultimate",),
+    "spectre": ("penultimate",),
+    "scan": ("penultimate",),
+    "mixture": ("pixels", "feature_map", "penultimate"),
+}
+VERDICT_READS: tuple[LayerName, ...] = ("pixels", "feature_map", "penultimate")
+NEED_TRUSTED: frozenset[DetectorName] = frozenset({"strip", "agpd", "beatrix"})
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -58,10 +78,34 @@ class Split(Section):
 class Poison(Section):
     """What is planted in the training set."""
 
-    trigger: TriggerName  # none: the data stay as they came
-    rate: Annotated[float, Field(ge=0, le=1)]  # probability of each training sample to be poisoned
+    trigger: TriggerName  # none: the data stay as they came (or get label noise)
+    policy: PolicyName  # which samples carry it, and which label they get
+    rate: Rate  # probability of each sample to be poisoned; of each sample of the target class, where labels stay
     target_label: Annotated[int, Field(ge=0)]
+    source_label: Annotated[int, Field(ge=0)] | None  # source_specific: the class whose images the trigger turns
+    cover_rate: Rate  # so many carry the trigger and keep their label, as a share of the whole set
+    strength: Annotated[float, Field(gt=0, le=100)] | None  # opacity, amplitude or pixels, as the trigger says; null: the paper's
+    epsilon: Annotated[float, Field(gt=0, le=1)]  # label_consistent: L∞ size of the perturbation, of pixels in [0, 1]
+    picture: Annotated[str, Field(min_length=1)]  # picture: an image file with the trigger; watched by DVC, which needs a path here
+    position: Annotated[list[int], Field(min_length=2, max_length=2)]  # picture: row and column; negative: from the far edge
     seed: Seed
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Poison":
+        if self.trigger in ("blend", "picture", "sinusoid") and self.strength is not None and self.strength > 1:
+            raise ValueError(f"poison.strength: found {self.strength}, expected at most 1 for {self.trigger}")
+        if self.policy == "source_specific" and self.source_label in (None, self.target_label):
+            raise ValueError("poison.policy is source_specific, which needs a poison.source_label other than the target")
+        if self.policy in ("clean_label", "label_consistent", "label_noise") and self.cover_rate > 0:
+            raise ValueError(f"poison.cover_rate: found {self.cover_rate}, expected 0 for {self.policy}, which has no cover samples")
+        if self.policy == "label_noise" and self.trigger != "none":
+            raise ValueError(f"poison.policy is label_noise, which has no trigger: set poison.trigger to none (found {self.trigger})")
+        return self
+
+    @property
+    def plants(self) -> bool:
+        """Whether anything is changed at all."""
+        return self.trigger != "none" or self.policy == "label_noise"
 
 
 class Train(Section):
@@ -72,6 +116,7 @@ class Train(Section):
     batch_size: Count
     learning_rate: Annotated[float, Field(gt=0)]
     precision: Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 autocast on CUDA, float32 elsewhere
+    early_epochs: Annotated[int, Field(ge=0)]  # after so many of the first, each training sample's loss is kept
     seed: Seed
 
 
@@ -101,6 +146,22 @@ class Detect(Section):
     """Who looks for the poison."""
 
     detectors: Annotated[list[DetectorName], Field(min_length=1)]
+    trusted: Literal["valid"] | None  # valid: the valid part is vouched for, and detectors that need or can use such samples get it
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _somebody_vouches(self) -> "Detect":
+        needy = sorted(set(self.detectors) & NEED_TRUSTED)
+        if needy and self.trusted is None:
+            raise ValueError(f"detect.detectors has {', '.join(needy)}, which needs samples vouched for: set detect.trusted: valid")
+        return self
+
+
+class Cleanse(Section):
+    """What becomes of the samples that the verdict flags, and the filters to compare that with."""
+
+    action: Literal["remove", "relabel"]  # relabel: to the class that the image shows, where that is another one
+    seed: Seed  # of the random filter
 
 
 class Report(Section):
@@ -126,14 +187,20 @@ class Params(Section):
     embed: Embed
     project: Project
     detect: Detect
+    cleanse: Cleanse
     report: Report
 
     @model_validator(mode="after")
-    def _detectors_find_their_layers(self) -> "Params":
+    def _readers_find_their_layers(self) -> "Params":
         for detector in self.detect.detectors:
-            layer: LayerName = "pixels" if detector == "centroid_tsne" else "penultimate"
-            if layer not in self.embed.layers:
-                raise ValueError(f"detect.detectors has {detector}, which needs {layer} in embed.layers")
+            for layer in LAYERS_READ.get(detector, ()):
+                if layer not in self.embed.layers:
+                    raise ValueError(f"detect.detectors has {detector}, which needs {layer} in embed.layers")
+            if detector == "loss_ranking" and self.train.early_epochs == 0:
+                raise ValueError("detect.detectors has loss_ranking, which needs train.early_epochs of at least 1")
+        missing = [layer for layer in VERDICT_READS if layer not in self.embed.layers]
+        if missing:
+            raise ValueError(f"embed.layers lacks {', '.join(missing)}, which the verdict needs")
         return self
 
 

@@ -47,6 +47,12 @@ class Samples:
         """The samples at these positions, or where a boolean mask is true."""
         return Samples(self.sample_id[rows], self.images[rows], self.labels[rows], self.description)
 
+    def digest(self) -> str:
+        """A hash of the images, the labels and their order: whatever training sees of them."""
+        seen = hashlib.sha256(np.ascontiguousarray(self.images).data)
+        seen.update(np.ascontiguousarray(self.labels).data)
+        return seen.hexdigest()
+
 
 @dataclass(frozen=True)
 class Labels:

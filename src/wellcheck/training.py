@@ -16,6 +16,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -42,21 +43,28 @@ class State:
     optimizer: torch.optim.Adam
     history: History
     seconds: float  # spent on it so far, interrupted runs included
+    early_losses: torch.Tensor  # float16 [E, N] on the CPU, one row for each early epoch so far
 
 
-def train(
-    train_set: Samples, valid_set: Samples, recipe: Train, *, device: torch.device, checkpoint: Path, title: str
-) -> tuple[Classifier, History, float]:
-    """Train a classifier; returns it, one history row an epoch, and the seconds it took, those of interrupted runs included.
+@dataclass(frozen=True)
+class Trained:
+    """What training gives."""
 
-    A row holds epoch, train_loss, train_accuracy, valid_loss and valid_accuracy. Losses are mean cross-entropy in nats; the training
-    figures are those seen while the epoch's steps were taken; the valid ones are None where there is no valid part. An interrupted
-    training goes on from `checkpoint`. Raises InputError if the loss diverges.
+    classifier: Classifier
+    history: History  # one row an epoch: epoch, train_loss, train_accuracy, valid_loss and valid_accuracy
+    seconds: float  # interrupted runs included
+    early_losses: np.ndarray  # float16 [E, N], nats: each training sample's cross-entropy after each of the first epochs
+
+
+def train(train_set: Samples, valid_set: Samples, recipe: Train, *, device: torch.device, checkpoint: Path, title: str) -> Trained:
+    """Train a classifier.
+
+    Losses are cross-entropy in nats; the history's training figures are means over what was seen while the epoch's steps were taken; the
+    valid ones are None where there is no valid part. After each of the first `recipe.early_epochs` the loss of every training sample is
+    taken, in the order of the set. An interrupted training goes on from `checkpoint`. Raises InputError if the loss diverges.
     """
     keep_freed_memory()
-    if device.type == "cuda":
-        torch.backends.cudnn.deterministic = True
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for if its sums are to have one order
+    make_repeatable(device)
     state = begin(train_set, recipe, device)
     if checkpoint.exists() and not _restore(state, checkpoint, device):
         state = begin(train_set, recipe, device)
@@ -70,12 +78,14 @@ def train(
             if not all(math.isfinite(value) for value in row.values() if value is not None) or not _is_finite(state.classifier):
                 raise InputError(f"training diverged in epoch {epoch}: lower train.learning_rate (found {recipe.learning_rate})")
             state.history.append(row)
+            if epoch < recipe.early_epochs:
+                state.early_losses = torch.cat([state.early_losses, _losses(state.classifier, images, labels, recipe)[None]])
             advance(1, f"loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}")
             if time.monotonic() - saved > CHECKPOINT_SECONDS or epoch + 1 == recipe.epochs:
                 saved = time.monotonic()
                 state.seconds = earlier + saved - started
                 _save(state, checkpoint)
-    return state.classifier.eval(), state.history, state.seconds
+    return Trained(state.classifier.eval(), state.history, state.seconds, state.early_losses.numpy())
 
 
 def checkpoint_name(train_hash: str, valid_hash: str, recipe: Train, device: torch.device) -> str:
@@ -91,6 +101,13 @@ def to_device(samples: Samples, device: torch.device) -> tuple[torch.Tensor, tor
     """Images uint8 [N, C, H, W] in channels-last order, and labels int64 [N], on the device."""
     images = torch.from_numpy(samples.images).contiguous(memory_format=torch.channels_last)
     return images.to(device), torch.from_numpy(samples.labels).to(device)
+
+
+def make_repeatable(device: torch.device) -> None:
+    """The same seed shall give the same bytes on CUDA too."""
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for if its sums are to have one order
 
 
 @functools.cache
@@ -118,7 +135,8 @@ def begin(train_set: Samples, recipe: Train, device: torch.device) -> State:
     channels, height, width = train_set.images.shape[1:]
     description = ModelDescription(recipe.model, train_set.description.class_names, (channels, height, width))
     classifier = build(description, seed=recipe.seed).to(device)
-    return State(classifier, torch.optim.Adam(classifier.parameters(), lr=recipe.learning_rate), [], 0.0)
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=recipe.learning_rate)
+    return State(classifier, optimizer, [], 0.0, torch.empty((0, len(train_set)), dtype=torch.float16))
 
 
 def run_epoch(state: State, images: torch.Tensor, labels: torch.Tensor, recipe: Train, epoch: int) -> dict[str, float | int | None]:
@@ -162,12 +180,24 @@ def _valid_figures(classifier: Classifier, images: torch.Tensor, labels: torch.T
     return {"valid_loss": loss / len(labels), "valid_accuracy": correct / len(labels)}
 
 
+@torch.inference_mode()
+def _losses(classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, recipe: Train) -> torch.Tensor:
+    """Cross-entropy of every sample in nats, float16 [N] on the CPU, cut at the half range."""
+    classifier.eval()
+    losses = torch.empty(len(labels), device=images.device)
+    for some, wanted, place in zip(*(whole.split(EVALUATION_BATCH) for whole in (images, labels, losses)), strict=True):
+        with autocast(recipe, images.device):
+            logits = classifier(some).float()
+        place[:] = nn.functional.cross_entropy(logits, wanted, reduction="none")
+    return losses.clamp(max=torch.finfo(torch.float16).max).half().cpu()
+
+
 def _pairs(images: torch.Tensor, labels: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     return zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
 
 
 def _save(state: State, checkpoint: Path) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in state.classifier.state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in state.classifier.state_dict().items()} | {"early_losses": state.early_losses}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
     with replacing(checkpoint) as temporary:
@@ -193,6 +223,10 @@ def _restore(state: State, checkpoint: Path, device: torch.device) -> bool:
                 # Adam keeps its step counter on the CPU, where reading it does not hold up the device.
                 moments.setdefault(int(index), {})[key] = value.cpu() if key == "step" else value
         state.optimizer.load_state_dict({"state": moments, "param_groups": state.optimizer.state_dict()["param_groups"]})
+        early_losses = tensors["early_losses"].cpu()
+        if early_losses.shape[1] != state.early_losses.shape[1] or early_losses.dtype != state.early_losses.dtype:
+            raise ValueError(f"early losses {early_losses.dtype} {list(early_losses.shape)}")
+        state.early_losses = early_losses
         state.history.extend(done["history"])
         state.seconds = float(done["seconds"])
     except (OSError, SafetensorError, RuntimeError, LookupError, TypeError, ValueError) as error:

@@ -127,13 +127,23 @@ def decode_one(where: str, content: bytes, shape: Shape) -> np.ndarray:
     try:
         image = _open(where, content)
         orientation = _orientation(image)
-        image = _eight_bit(image)
-        if orientation in TURNS:
-            image = image.transpose(TURNS[orientation])
-        return _fit(image, shape, Image.Resampling.LANCZOS)
+        return _fit(_turned(_eight_bit(image), orientation), shape, Image.Resampling.LANCZOS)
     except InputError:
         raise
     except Exception as error:  # on hostile bytes Pillow raises whatever its parsers stumble over
+        raise InputError(f"{where}: not a readable image: {first_line(error)}") from None
+
+
+def decode_rgba(where: str, content: bytes) -> np.ndarray:
+    """Decode one image, upright and with its transparency, to uint8 [h, w, 4]. Raises InputError naming `where`."""
+    try:
+        image = _open(where, content)
+        orientation = _orientation(image)
+        shown = image if image.has_transparency_data else _eight_bit(image)
+        return np.asarray(_turned(shown.convert("RGBA"), orientation))
+    except InputError:
+        raise
+    except Exception as error:  # as in decode_one
         raise InputError(f"{where}: not a readable image: {first_line(error)}") from None
 
 
@@ -183,6 +193,10 @@ def _orientation(image: Image.Image) -> int:
         return 1
     orientation = image.getexif().get(ORIENTATION_TAG)
     return orientation if orientation in TURNS else 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

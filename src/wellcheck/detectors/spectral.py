@@ -2,24 +2,18 @@
 
 import numpy as np
 
+from wellcheck.detectors.case import Case
+from wellcheck.detectors.directions import principal, projected
 
-def spectral_signatures(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Per label, (v·(h − μ))² with v the top right singular vector of the centred features.
 
-    features: float [N, D]; labels: int64 [N]; returns float64 [N]. The scores come from the D × D scatter matrix, or from the n × n matrix
-    of products where the label has fewer samples than features: the same as from the paper's SVD of n × D, at a fraction of the cost.
+def spectral_signatures(case: Case) -> np.ndarray:
+    """Per label, (v·(h − μ))² with v the top right singular vector of the centred penultimate features, in squared units of the features.
+
+    Scores float64 [N]; 0 in a label without spread, NaN for a sample that is alone in its label. Centred: the uncentred form that others
+    ship projects on the mean itself.
     """
-    scores = np.zeros(len(labels))
-    for label in np.unique(labels):
-        members = labels == label
-        centred = features[members].astype(np.float64)
-        centred -= centred.mean(0)
-        samples, width = centred.shape
-        if samples < width:
-            # With X = U S V', (X v)² is s² u², and X X' = U S² U'.
-            squares, directions = np.linalg.eigh(centred @ centred.T)
-            scores[members] = max(squares[-1], 0) * directions[:, -1] ** 2
-        else:
-            _, directions = np.linalg.eigh(centred.T @ centred)
-            scores[members] = (centred @ directions[:, -1]) ** 2
+    layer, scores = case.layer("penultimate"), np.full(len(case.labels), np.nan)
+    for _, rows in case.members(at_least=2):
+        mean, _, direction = principal(layer, rows, count=1, seed=case.seed)
+        scores[rows] = (projected(layer, rows, mean, direction) ** 2).sum(1)
     return scores

@@ -41,12 +41,22 @@ def creating(path: Path, shapes: Mapping[str, tuple[int, int]]) -> Iterator[dict
 
 
 def read(path: Path, layer: str) -> np.ndarray:
-    """One layer, float16 [N, D]. Raises InputError naming the file, and the layers it has if this is none of them."""
+    """One layer, float16 [N, D], memory-mapped and read-only: a layer may be larger than memory.
+
+    Raises InputError naming the file, and the layers it has if this is none of them.
+    """
     with _opened(path) as file:
         if layer not in file.keys():  # noqa: SIM118 (not a dict)
             raise InputError(f"{path}: no layer '{layer}'; it has {', '.join(file.keys())}: see embed.layers")
-        values: np.ndarray = file.get_tensor(layer)
-        return values
+        kind, shape = file.get_slice(layer).get_dtype(), tuple(file.get_slice(layer).get_shape())
+    if kind != "F16" or len(shape) != 2:
+        raise InputError(f"{path}: layer '{layer}' is {kind} {list(shape)}, expected F16 [N, D]")
+    if 0 in shape:
+        return np.empty(shape, np.float16)
+    with path.open("rb") as raw:
+        size = int.from_bytes(raw.read(8), "little")
+        start: int = json.loads(raw.read(size))[layer]["data_offsets"][0]
+    return np.asarray(np.memmap(path, np.float16, "r", 8 + size + start, shape))
 
 
 def layers(path: Path) -> list[str]:

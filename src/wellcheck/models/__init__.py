@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -31,6 +32,14 @@ class ModelDescription:
     std: float = 1.0
 
 
+class Activations(NamedTuple):
+    """What a classifier makes of some images."""
+
+    feature_map: torch.Tensor  # float [N, C, h, w], the last of the body's outputs that is spatial, before it is flattened
+    penultimate: torch.Tensor  # float [N, D]
+    logits: torch.Tensor  # float [N, K]
+
+
 class Classifier(nn.Module):
     """A network that takes images uint8 [N, C, H, W], or float in [0, 1], and gives logits float [N, K]."""
 
@@ -48,6 +57,24 @@ class Classifier(nn.Module):
         """The penultimate layer, float [N, D]: what the last linear layer reads."""
         features: torch.Tensor = self.network.body(self._normalise(images))
         return features
+
+    def activations(self, images: torch.Tensor) -> "Activations":
+        """The deepest spatial activations on the way, the penultimate layer and the logits. Raises InputError if nothing is spatial."""
+        spatial: list[torch.Tensor] = []
+
+        def keep(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, torch.Tensor) and output.ndim == 4:
+                spatial[:] = [output]
+
+        hooks = [module.register_forward_hook(keep) for module in self.network.body.modules()]
+        try:
+            penultimate = self.embed(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not spatial:
+            raise InputError(f"{self.description.architecture}: no layer of its body has an output [N, C, h, w]: take feature_map out")
+        return Activations(spatial[0], penultimate, self.network.head(penultimate))
 
     def _normalise(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images.float().div_(255) if images.dtype == torch.uint8 else images.float()

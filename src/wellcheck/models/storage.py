@@ -1,9 +1,10 @@
-"""A trained model on disk: `model.safetensors`, `model.json`, `history.csv`. No pickle is written or read."""
+"""A trained model on disk: `model.safetensors`, `model.json`, `history.csv`, `early_losses.safetensors`. No pickle is written or read."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
@@ -15,16 +16,19 @@ from wellcheck.errors import InputError
 from wellcheck.models import Classifier, ModelDescription
 
 History = list[dict[str, float | int | None]]
+EARLY_LOSSES = "early_losses.safetensors"
 
 
-def save(folder: Path, classifier: Classifier, history: History) -> None:
-    """Write the model folder, whole or not at all."""
+def save(folder: Path, classifier: Classifier, history: History, early_losses: np.ndarray | None = None) -> None:
+    """Write the model folder, whole or not at all. early_losses: float16 [E, N]; without epochs there is no such file."""
     with replacing(folder) as temporary:
         temporary.mkdir()
         write_tensors(temporary / "model.safetensors", classifier.state_dict())
         write_json(temporary / "model.json", asdict(classifier.description))
         header = list(history[0])
         write_csv(temporary / "history.csv", header, [["" if row[key] is None else row[key] for key in header] for row in history])
+        if early_losses is not None and len(early_losses):
+            write_tensors(temporary / EARLY_LOSSES, {"early_losses": torch.from_numpy(early_losses)})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -52,3 +56,15 @@ def load(folder: Path) -> Classifier:
         details = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise InputError(f"{weights}: not the weights of {description.architecture}: {details}") from None
     return classifier.eval()
+
+
+def load_early_losses(folder: Path) -> np.ndarray | None:
+    """Each training sample's loss after each of the first epochs, float16 [E, N] in nats; None if none were kept. Raises InputError."""
+    path = folder / EARLY_LOSSES
+    if not path.exists():
+        return None
+    try:
+        losses: np.ndarray = load_file(path)["early_losses"].numpy()
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"{path}: not readable ({first_line(error)})") from None
+    return losses

@@ -1,13 +1,19 @@
 """All that a report is made of, read from the artifacts of one run. Pictures are sampled here: no report needs a whole set in memory."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from wellcheck import samples
-from wellcheck.artifacts import Columns, read_columns, read_csv, read_json
+from wellcheck.artifacts import Columns, first_line, read_columns, read_csv, read_json
+from wellcheck.errors import InputError
 from wellcheck.metrics import confusion_matrix
 from wellcheck.report.pictures import shrink
 from wellcheck.samples import Description, Labels
@@ -34,6 +40,36 @@ class Files:
     detection: Path
     predictions: Path
     roc: Path
+    precision_recall: Path
+    verdict: Path
+    clean_verdict: Path
+    judged: Path
+    flagged: Path
+    patterns: Path
+    cleansed_train: Path
+    perfect_filter_train: Path
+    random_filter_train: Path
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What the flagged samples of one label have in common, as `verdict` found it."""
+
+    difference: np.ndarray  # float32 [C, H, W], signed, 255 is white: their mean less that of images alike
+    weight: np.ndarray  # float32 [H, W] in [0, 1]: 1 where all show the same
+    colour: np.ndarray  # float32 [C, H, W] in [0, 255]
+
+
+@dataclass(frozen=True)
+class Flagged:
+    """The first rows of the flagged samples, the surest first."""
+
+    sample_id: np.ndarray  # int64 [n]
+    images: np.ndarray  # uint8 [n, C, H, W]
+    label: np.ndarray  # int64 [n], as received
+    suspected_label: np.ndarray  # int64 [n], what the image shows
+    probability: np.ndarray  # float64 [n]
+    reasons: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -50,8 +86,15 @@ class Evidence:
     outcomes: Columns
     maps: dict[str, Columns]
     scores: Columns
-    planted: np.ndarray  # sample_id of what was planted; empty if unknown
+    planted: np.ndarray  # sample_id of what was poisoned; empty if unknown
+    cover: np.ndarray  # sample_id of what carries the trigger and keeps its label
     roc: list[dict[str, str]]
+    precision_recall: list[dict[str, str]]
+    verdict: dict[str, Any]
+    clean_verdict: dict[str, Any]  # of the set before anything was planted
+    judged: Columns
+    patterns: dict[int, Pattern]  # by convicted label
+    trained_on: dict[str, int]  # training samples by variant
 
     @property
     def description(self) -> Description:
@@ -64,18 +107,30 @@ class Evidence:
         return len(self.outcomes["sample_id"]) > 0
 
     @property
+    def known(self) -> bool:
+        """Whether this run planted anything, so that there is a truth to speak of: a trigger, or wrong labels alone."""
+        return self.attacked or len(self.planted) > 0
+
+    @property
     def models(self) -> dict[str, str]:
-        """The variants that are worth showing, and what to call them: without a trigger both were trained on the same images."""
-        return {"clean": "clean", "poisoned": "poisoned"} if self.attacked else {"poisoned": "as it came"}
+        """The variants that are worth showing, and what to call them: where nothing is planted both were trained on the same images."""
+        return {"clean": "clean", "poisoned": "poisoned"} if self.known else {"poisoned": "as it came"}
 
 
 def gather(files: Files) -> Evidence:
     """Read everything but images. Raises InputError naming the file."""
     test = samples.read_labels(files.test)
     models = {"clean": files.clean_model, "poisoned": files.poisoned_model}
+    planted = read_columns(files.planted)
+    train = {"clean": samples.read_labels(files.clean_train), "poisoned": samples.read_labels(files.poisoned_train)}
+    filtered = {
+        "cleansed": files.cleansed_train,
+        "perfect_filter": files.perfect_filter_train,
+        "random_filter": files.random_filter_train,
+    }
     return Evidence(
         files=files,
-        train={"clean": samples.read_labels(files.clean_train), "poisoned": samples.read_labels(files.poisoned_train)},
+        train=train,
         test=test,
         history={variant: _history(folder / "history.csv") for variant, folder in models.items()},
         classify=read_json(files.classify),
@@ -84,8 +139,16 @@ def gather(files: Files) -> Evidence:
         outcomes=read_columns(files.outcomes),
         maps={"clean": read_columns(files.clean_map), "poisoned": read_columns(files.poisoned_map)},
         scores=read_columns(files.scores),
-        planted=read_columns(files.planted)["sample_id"],
+        planted=planted["sample_id"][~planted["cover"]],
+        cover=planted["sample_id"][planted["cover"]],
         roc=read_csv(files.roc),
+        precision_recall=read_csv(files.precision_recall),
+        verdict=read_json(files.verdict),
+        clean_verdict=read_json(files.clean_verdict),
+        judged=read_columns(files.judged),
+        patterns=_patterns(files.patterns),
+        trained_on={name: len(known) for name, known in train.items()}
+        | {name: len(samples.read_labels(path)) for name, path in filtered.items()},
     )
 
 
@@ -105,6 +168,31 @@ def images(path: Path, sample_id: np.ndarray, *, side: int) -> np.ndarray:
     order = np.argsort(known)
     result: np.ndarray = pictures[order[np.searchsorted(known, sample_id, sorter=order)]]
     return result
+
+
+def flagged(path: Path, most: int) -> Flagged:
+    """The first `most` flagged samples: the file may hold any number of them, and is read no further. Raises InputError naming it."""
+    try:
+        with pq.ParquetFile(path) as file:
+            tables = [pa.Table.from_batches([batch]) for batch in itertools.islice(file.iter_batches(batch_size=most), 1)]
+            table = (tables[0] if tables else file.schema_arrow.empty_table()).combine_chunks()
+            pictures = table.column("image").combine_chunks().to_numpy_ndarray()
+            columns = {name: np.array(table.column(name)) for name in ("sample_id", "label", "suspected_label", "probability")}
+            return Flagged(images=pictures, reasons=table.column("reasons").to_pylist(), **columns)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not a readable table of flagged samples ({first_line(error)})") from None
+
+
+def _patterns(path: Path) -> dict[int, Pattern]:
+    try:
+        tensors = load_file(path)
+        return {int(name.split(".")[0]): _pattern(tensors, name.split(".")[0]) for name in tensors}
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: not readable as patterns of labels ({first_line(error)})") from None
+
+
+def _pattern(tensors: dict[str, np.ndarray], label: str) -> Pattern:
+    return Pattern(*(tensors[f"{label}.{part}"] for part in ("difference", "weight", "colour")))
 
 
 def _history(path: Path) -> list[dict[str, float | None]]:

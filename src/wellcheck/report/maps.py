@@ -15,7 +15,7 @@ GRID = 1000  # coordinates are sent as whole numbers from 0 to GRID
 def build_maps(evidence: Evidence, settings: Report) -> dict[str, Any]:
     """`sheet` (address, columns, cell size), `layers` and one entry a map: points as [x, y, label, cell, sample_id, planted]."""
     shown = _choose(evidence, settings)
-    changed = shown[np.isin(shown, evidence.planted)]
+    changed = shown[np.isin(shown, np.union1d(evidence.planted, evidence.cover))]
     before = images(evidence.files.clean_train, shown, side=SPRITE_SIDE)
     after = images(evidence.files.poisoned_train, changed, side=SPRITE_SIDE)
     cells = np.concatenate([before, after])

@@ -16,34 +16,38 @@ from wellcheck.report.charts import Line, line_chart
 from wellcheck.report.evidence import VARIANTS, Evidence, images
 from wellcheck.report.maps import build_maps
 from wellcheck.report.pictures import SPRITE_SIDE, THUMBNAIL_SIDE, data_uri
+from wellcheck.report.rounding import chance, figure, percent
+from wellcheck.report.verdict import MOST_FLAGGED, verdict
+from wellcheck.report.wording import aim, summary, trigger_name
 
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_BYTES = 9_900_000  # images are ASCII, so characters are bytes but for a few names
+MOST_BYTES = 9_900_000
 MOST_MATRIX_CLASSES = 20
-SERIES_STYLES = 4  # colours in the style sheet
-SMALL_CHANGE = 0.015  # of accuracy: what one test split cannot tell from chance
 MOST_OUTLIERS = 1500  # thumbnails on the page, over all labels and detectors
 
 
 def render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], experiment: Experiment | None) -> str:
     """The whole page as one self-contained HTML text of at most 10 MB: where it would be larger, fewer images are shown."""
-    shown = params.report
-    while len(page := _render(evidence, params.model_copy(update={"report": shown}), provenance, experiment)) > MOST_BYTES:
+    shown, most_flagged = params.report, MOST_FLAGGED
+    while True:
+        page = _render(evidence, params.model_copy(update={"report": shown}), provenance, experiment, most_flagged)
+        if len(page.encode()) <= MOST_BYTES:
+            return page
         fewer = {name: max(1, getattr(shown, name) // 2) for name in ("points_per_map", "outliers_per_label", "images_per_grid")}
-        shown = shown.model_copy(update=fewer)
-    return page
+        shown, most_flagged = shown.model_copy(update=fewer), max(1, most_flagged // 2)
 
 
-def _render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], experiment: Experiment | None) -> str:
+def _render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], experiment: Experiment | None, most_flagged: int) -> str:
     sections = {
         "summary": summary(evidence, params),
+        "verdict": verdict(evidence, most_flagged=most_flagged),
         "classes": classes(evidence),
         "grids": grids(evidence, params),
         "curves": curves(evidence),
         "accuracy": accuracy(evidence, experiment),
         "backdoor": backdoor(evidence, params),
         "maps": build_maps(evidence, params.report),
-        "detectors": detectors(evidence),
+        "detectors": evidence.detection["detectors"],
         "outliers": outliers(evidence, params),
         "article": beside_article(evidence, params, experiment),
     }
@@ -66,52 +70,8 @@ def environment() -> Environment:
     loaded.globals["script_hash"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     loaded.filters["percent"] = percent
     loaded.filters["figure"] = figure
+    loaded.filters["chance"] = chance
     return loaded
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """0.1234 → 12.3 %; what is unknown is a dash."""
-    return "–" if value is None else f"{100 * value:.{digits}f}\u202f%"  # a narrow space that does not break
-
-
-def figure(value: float | None) -> str:
-    """A number with three decimals; what is unknown is a dash."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def summary(evidence: Evidence, params: Params) -> dict[str, Any]:
-    """The state of the well in one sentence."""
-    clean, poisoned = (evidence.classify[variant] for variant in VARIANTS)
-    names, total = evidence.description.class_names, len(evidence.train["poisoned"])
-    about = {"source": evidence.description.source, "samples": total, "planted": len(evidence.planted), "classes": len(names)}
-    if not evidence.attacked:
-        text = (
-            f"Nothing was planted by wellcheck: these are {total:,} images as they came. Below are those that stand out most from their "
-            "label; whether they were poisoned, nobody has told us."
-        )
-        return about | {"state": "unknown", "headline": "Looked at as it came", "text": text}
-    if not len(evidence.planted):
-        text = f"No training image was changed (poison.rate is {params.poison.rate}): this is the control. Both models saw the same images."
-        return about | {"state": "unknown", "headline": "A clean control run", "text": text}
-    rates = {variant: figures["backdoor"] for variant, figures in zip(VARIANTS, (clean, poisoned), strict=True)}
-    change, target = poisoned["accuracy"] - clean["accuracy"], names[params.poison.target_label]
-    text = (
-        f"{len(evidence.planted):,} of {total:,} training images ({percent(len(evidence.planted) / total)}) were given a "
-        f"{params.poison.trigger} and the label “{target}”. The model trained on them answers “{target}” to "
-        f"{percent(rates['poisoned']['attack_success_rate'])} of the other test images once they carry the {params.poison.trigger}; "
-        f"a clean model does so for {percent(rates['clean']['attack_success_rate'])}. Accuracy on ordinary images: "
-        f"{percent(poisoned['accuracy'])} against {percent(clean['accuracy'])}, a difference of {100 * change:+.1f} points."
-    )
-    if not _took_hold(rates):
-        return about | {"state": "unsure", "headline": "Poison was planted, but the backdoor did not take hold", "text": text}
-    hidden = ", and accuracy does not show it" if abs(change) < SMALL_CHANGE else ""
-    return about | {"state": "bad", "headline": f"The well is poisoned{hidden}", "text": text}
-
-
-def _took_hold(rates: Mapping[str, Any]) -> bool:
-    """Whether the poisoned model follows the trigger more than a clean one does, beyond chance: their intervals are apart."""
-    clean, poisoned = (rates[variant]["attack_success_rate_interval"] for variant in VARIANTS)
-    return clean is not None and poisoned is not None and poisoned[0] > clean[1]
 
 
 def classes(evidence: Evidence) -> list[dict[str, Any]]:
@@ -199,7 +159,9 @@ def backdoor(evidence: Evidence, params: Params) -> dict[str, Any] | None:
     if not evidence.attacked:
         return None
     rng = np.random.default_rng(params.report.seed)
-    chosen = np.sort(rng.permutation(evidence.test.sample_id)[: params.report.images_per_grid])
+    mine = evidence.outcomes["variant"] == "poisoned"
+    meant = evidence.outcomes["sample_id"][mine & (evidence.outcomes["target"] >= 0)]
+    chosen = np.sort(rng.permutation(meant)[: params.report.images_per_grid])
     before, after = (images(path, chosen, side=THUMBNAIL_SIDE) for path in (evidence.files.test, evidence.files.triggered))
     names = evidence.description.class_names
     answers = {variant: _answers(evidence, variant, chosen) for variant in VARIANTS}
@@ -207,36 +169,21 @@ def backdoor(evidence: Evidence, params: Params) -> dict[str, Any] | None:
     pairs = [
         {
             "label": names[labels[row]],
+            "wanted": names[answers["poisoned"]["target"][row]],
             "before": {"uri": data_uri(before[row]), **{v: names[answers[v]["label_before"][row]] for v in VARIANTS}},
             "after": {"uri": data_uri(after[row]), **{v: names[answers[v]["label_after"][row]] for v in VARIANTS}},
         }
         for row in range(len(chosen))
     ]
+    answer, whom = aim(params.poison, names)
     rates = {variant: evidence.classify[variant]["backdoor"] for variant in VARIANTS}
-    return {"pairs": pairs, "rates": rates, "target": names[params.poison.target_label]}
+    return {"pairs": pairs, "rates": rates, "answer": answer, "whom": whom, "trigger": trigger_name(params.poison)}
 
 
 def _answers(evidence: Evidence, variant: str, sample_id: np.ndarray) -> dict[str, np.ndarray]:
     mine = evidence.outcomes["variant"] == variant
     rows = np.searchsorted(evidence.outcomes["sample_id"][mine], sample_id)
-    return {name: evidence.outcomes[name][mine][rows] for name in ("label_before", "label_after")}
-
-
-def detectors(evidence: Evidence) -> dict[str, Any]:
-    """The detectors' figures and their ROC curves."""
-    names = list(evidence.detection["detectors"])
-    lines = [
-        Line(
-            name,
-            f"series{index % SERIES_STYLES}",
-            [float(row["false_positive_rate"]) for row in evidence.roc if row["detector"] == name],
-            [float(row["true_positive_rate"]) for row in evidence.roc if row["detector"] == name],
-        )
-        for index, name in enumerate(names)
-    ]
-    title, across, up = "ROC of the detectors", "false positive rate", "true positive rate"
-    chart = line_chart(lines, title=title, x_label=across, y_label=up, y_range=(0, 1)) if evidence.roc else None
-    return {"figures": evidence.detection["detectors"], "chart": chart}
+    return {name: evidence.outcomes[name][mine][rows] for name in ("target", "label_before", "label_after")}
 
 
 def outliers(evidence: Evidence, params: Params) -> dict[str, Any]:

@@ -21,9 +21,9 @@ def shrink(images: np.ndarray, side: int) -> np.ndarray:
     return np.moveaxis(np.array(small, np.uint8).reshape(shape), 3, 1)
 
 
-def data_uri(image: np.ndarray) -> str:
-    """An image uint8 [C, H, W] as a WebP data address."""
-    return _encode(_picture(image), lossless=image.shape[0] == 1)
+def data_uri(image: np.ndarray, *, lossless: bool = False) -> str:
+    """An image uint8 [C, H, W] as a WebP data address: grey (one channel), RGB or RGBA; grey ones lose nothing."""
+    return _encode(_picture(image), lossless=lossless or image.shape[0] == 1)
 
 
 def sprite(images: np.ndarray, *, columns: int) -> str:
@@ -34,6 +34,18 @@ def sprite(images: np.ndarray, *, columns: int) -> str:
     cells[:count] = images
     sheet = cells.reshape(rows, columns, channels, height, width).transpose(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
     return _encode(_picture(sheet), lossless=False)
+
+
+def signed(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Signed values float [C, H, W] as an image uint8 on middle grey, and the factor that makes the largest of them just fit."""
+    factor = 127 / max(float(np.abs(values).max()), 1e-9)
+    return (128 + values * factor).round().astype(np.uint8), factor
+
+
+def with_opacity(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """An image float [C, H, W] in [0, 255] and its opacity float [H, W] in [0, 1] as RGBA uint8 [4, H, W]."""
+    colours = np.broadcast_to(colour, (3, *weight.shape))
+    return np.concatenate([colours, 255 * weight[None]]).round().clip(0, 255).astype(np.uint8)
 
 
 def _picture(image: np.ndarray) -> Image.Image:

@@ -1,0 +1,67 @@
+"""What a detector may see: the samples as delivered, and what the model trained on them makes of them. Nothing that was planted."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from wellcheck.errors import InputError
+from wellcheck.models import Classifier
+
+ROWS = 4096  # checked at once
+
+
+@dataclass(frozen=True)
+class Case:
+    """One delivered training set of N samples and its model. A detector that needs a part that is not there raises InputError."""
+
+    labels: np.ndarray  # int64 [N], as received
+    classes: int
+    layers: Mapping[str, np.ndarray] = field(default_factory=dict)  # float16 [N, D] by layer, memory-mapped
+    seed: int = 0
+    map_rows: np.ndarray | None = None  # int64 [n], the samples that are on the t-SNE map
+    map_places: np.ndarray | None = None  # float [n, 2]
+    early_losses: np.ndarray | None = None  # float [E, N], nats, after each of the first epochs
+    images: np.ndarray | None = None  # uint8 [N, C, H, W]
+    classifier: Classifier | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    trusted: "Case | None" = None  # samples somebody vouches for, seen by the same model
+    _checked: set[str] = field(default_factory=set, init=False, repr=False, compare=False)  # layers known to hold numbers only
+
+    def layer(self, name: str) -> np.ndarray:
+        """One layer, float [N, D]. Raises InputError if it was not embedded, or holds what is not a number."""
+        if name not in self.layers:
+            raise InputError(f"the embeddings have no layer '{name}' (they have {', '.join(self.layers) or 'none'}): see embed.layers")
+        if name not in self._checked:
+            _check(name, self.layers[name], len(self.labels))
+            self._checked.add(name)
+        return self.layers[name]
+
+    def model(self) -> tuple[Classifier, np.ndarray]:
+        """The model and the images uint8 [N, C, H, W] for detectors that ask it. Raises InputError if either is missing."""
+        if self.classifier is None or self.images is None:
+            raise InputError("this detector asks the model about images, and was given none")
+        return self.classifier, self.images
+
+    def vouched(self) -> "Case":
+        """The trusted samples. Raises InputError if nobody vouches for any."""
+        if self.trusted is None:
+            raise InputError("this detector needs samples somebody vouches for: set detect.trusted: valid")
+        return self.trusted
+
+    def members(self, *, at_least: int = 1) -> Iterator[tuple[int, np.ndarray]]:
+        """Every label with enough samples, and its rows int64 [n]."""
+        for label in np.unique(self.labels).tolist():
+            rows = np.flatnonzero(self.labels == label)
+            if len(rows) >= at_least:
+                yield label, rows
+
+
+def _check(name: str, values: np.ndarray, count: int) -> None:
+    """Raises InputError for a layer of another length, or rows that are not numbers: whatever a detector made of them would be wrong."""
+    if len(values) != count:
+        raise InputError(f"embeddings, layer '{name}': {len(values):,} rows, but there are {count:,} labels")
+    bad = sum(int((~np.isfinite(values[start : start + ROWS])).any(1).sum()) for start in range(0, len(values), ROWS))
+    if bad:
+        raise InputError(f"embeddings, layer '{name}': {bad:,} of {len(values):,} rows hold NaN or infinity: retrain, or embed again")

@@ -1,0 +1,75 @@
+"""k-means with two clusters, all its starts at once (Lloyd 1982; starts as k-means++, Arthur and Vassilvitskii 2007)."""
+
+import numpy as np
+
+STARTS = 10
+ITERATIONS = 100
+SETTLED = 1e-4  # of the points change sides
+SILHOUETTE_SAMPLES = 2000
+
+
+def two_means(points: np.ndarray, *, seed: int) -> np.ndarray:
+    """The side of each point in the best of ten splits of points float64 [n, k], bool [n]; True is the smaller cluster.
+
+    Ten starts run side by side: with two clusters a step is one product with the lines between the centres and one with the sides. The
+    order of the points plays no part, for starts are drawn from them as sorted by the first coordinate. Without spread all are False.
+    """
+    if not np.ptp(points, axis=0).any():
+        return np.zeros(len(points), bool)
+    points = points - points.mean(0)
+    one, two = _starts(points, np.random.default_rng(seed))
+    sides = np.zeros((len(points), len(one)), bool)
+    total = points.sum(0)
+    for _ in range(ITERATIONS):
+        between = two - one  # [starts, k]
+        before, sides = sides, points @ between.T > ((two**2).sum(1) - (one**2).sum(1)) / 2
+        if (before != sides).mean(0).max() <= SETTLED:
+            break
+        count = sides.sum(0)[:, None].clip(1, len(points) - 1)
+        # A product with booleans as numbers: [starts, n] · [n, k].
+        inside = sides.T.astype(np.float64) @ points
+        one, two = (total - inside) / (len(points) - count), inside / count
+    # The inertia is the total less what the means explain.
+    explained = (~sides).sum(0) * (one**2).sum(1) + sides.sum(0) * (two**2).sum(1)
+    best: np.ndarray = sides[:, explained.argmax()]
+    return best if 2 * best.sum() <= len(points) else ~best
+
+
+def silhouette(points: np.ndarray, smaller: np.ndarray, *, seed: int) -> float:
+    """Mean silhouette (Rousseeuw 1987) of a split bool [n] of points [n, k], over at most 2,000 of them; 0 if a side has fewer than two."""
+    some = np.sort(np.random.default_rng(seed).permutation(len(points))[:SILHOUETTE_SAMPLES])
+    some = np.argsort(points[:, 0], kind="stable")[some]  # whatever the order of the points
+    points, smaller = points[some], smaller[some]
+    counts = np.array([(~smaller).sum(), smaller.sum()])
+    if counts.min() < 2:
+        return 0.0
+    squares = (points**2).sum(1)
+    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0))
+    np.fill_diagonal(distances, 0)
+    sums = np.stack([distances[:, ~smaller].sum(1), distances[:, smaller].sum(1)])
+    own = smaller.astype(int)
+    every = np.arange(len(points))
+    inside, outside = sums[own, every] / (counts[own] - 1), sums[1 - own, every] / counts[1 - own]
+    return float(((outside - inside) / np.maximum(np.maximum(inside, outside), 1e-300)).mean())
+
+
+def margins(points: np.ndarray, smaller: np.ndarray) -> np.ndarray:
+    """Where each point [n, k] lies between the two means: −1 at the larger cluster's, 0 half-way, 1 at the smaller one's; float64 [n]."""
+    if not smaller.any() or smaller.all():
+        return np.zeros(len(points))
+    near, far = points[smaller].mean(0), points[~smaller].mean(0)
+    half = (near - far) / 2
+    length = float(half @ half)
+    return (points - (near + far) / 2) @ half / length if length > 0 else np.zeros(len(points))
+
+
+def _starts(points: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two centres [starts, k] for each start: a point at random, and another drawn in proportion to its squared distance from it."""
+    ordered = np.argsort(points[:, 0], kind="stable")
+    first = points[ordered[rng.integers(0, len(points), STARTS)]]
+    squares = (points[ordered] ** 2).sum(1)
+    second = np.empty_like(first)
+    for start, centre in enumerate(first):
+        reach = np.maximum(squares - 2 * points[ordered] @ centre + centre @ centre, 0).cumsum()
+        second[start] = points[ordered[min(np.searchsorted(reach, rng.random() * reach[-1], "right"), len(points) - 1)]]
+    return first, second

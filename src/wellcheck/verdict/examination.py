@@ -1,0 +1,153 @@
+"""The trial of every suspicious group: would a model that never saw it read its content as its label, and does its label still generalise?
+
+Three things set a backdoor with foreign content apart from what else makes a group of samples stand out in a label:
+1. A model trained without any suspects confidently gives them other labels (a natural sub-class mostly stays in its class: exclusionary
+   reclassification, Chen et al. 2018, arXiv 1811.03728).
+2. The model under suspicion answers them as labelled (it does not with labels that are merely wrong, unless it learnt them by heart).
+3. A model that saw some of the group, but not these, answers these as labelled too: they share something that it learnt. Labels learnt by
+   heart, and hard samples, do not help each other like that.
+Groups whose content is their label's own (clean-label poison) pass 1; what they carry is put on other images instead (transfer.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import binom
+
+from wellcheck.params import Train
+from wellcheck.samples import Samples
+from wellcheck.verdict.transfer import TESTED, Transfer, common, features_of, try_on_others
+from wellcheck.verdict.witness import Witness, without
+
+HELD_OUT = 0.25  # of every group on trial
+ON_TRIAL = 0.3  # share of a group that is foreign
+INNOCENT = 0.05  # share of innocent groups that may be as telling as the null
+UNSURE = 0.25  # quantile of ordinary margins: an answer above it is not a guess
+
+
+@dataclass(frozen=True)
+class Accused:
+    """A group of samples of one label that stands out."""
+
+    label: int
+    source: str  # who found it
+    rows: np.ndarray  # int64 [n], all samples of the label
+    probability: np.ndarray  # float64 [n], of belonging to the group
+
+    @property
+    def suspects(self) -> np.ndarray:
+        """The rows of the group, int64."""
+        suspects: np.ndarray = self.rows[self.probability > 0.5]
+        return suspects
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the trial says of one group."""
+
+    accused: Accused
+    own_content: bool  # whether the reference reads most of it as labelled
+    foreign: float  # share of its samples that the reference confidently gives to another label, and the suspected model does not
+    held_out: int  # foreign samples that the second witness never saw
+    generalises: float  # share of these that it answers as labelled all the same
+    p_value: float  # of so many, were they answered like others of the same content; of so many turned, if its content is its label's
+    transfer: Transfer
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All findings, and the witnesses they rest on."""
+
+    findings: list[Finding]
+    suspected: Witness  # the model under suspicion
+    reference: Witness  # trained without any suspects
+    excluded: np.ndarray  # bool [N]: the suspects
+    foreign: np.ndarray  # bool [N]: confidently given to another label by the reference, and answered as labelled by the suspected model
+
+
+def examine(
+    groups: Sequence[Accused], train: Samples, suspected: Witness, recipe: Train, *, device: torch.device, cache: Path
+) -> Examination:
+    """Try every group; trains one model, and a second one if any group goes on trial."""
+    excluded = np.zeros(len(train), bool)
+    for group in groups:
+        excluded[group.suspects] = True
+    reference = without(train, excluded, reference_recipe(recipe, turn=1), device=device, cache=cache, title="reference")
+    foreign = (-reference.margins > reference.confident(~excluded)) & (suspected.margins > 0)
+    shares = [float(foreign[group.suspects].mean()) for group in groups]
+    rng = np.random.default_rng([recipe.seed, *b"held out"])  # a stream of its own: whoever poisoned may have drawn from the same seed
+    on_trial = np.zeros(len(train), bool)
+    for group, share in zip(groups, shares, strict=True):
+        on_trial[group.suspects] |= share >= ON_TRIAL
+    held_out = on_trial & (rng.random(len(train)) < HELD_OUT)
+    second = None
+    if held_out.any():
+        second = without(train, held_out, _recipe(recipe, turn=2), device=device, cache=cache, title="second witness")
+    features = features_of(reference, train.images, device)
+    findings = []
+    for group, share in zip(groups, shares, strict=True):
+        asked = group.suspects[(held_out & foreign)[group.suspects]] if second else group.suspects[:0]
+        generalises, p_value = _generalises(asked, group.label, train.labels, reference, second, ~excluded)
+        transfer = _transfer(group, train, suspected, reference, features, excluded, rng, device)
+        own_content = bool((reference.labels[group.suspects] == group.label).mean() >= 0.5)
+        findings.append(Finding(group, own_content, share, len(asked), generalises, p_value, transfer))
+    findings = [replace(one, p_value=_turns(one, findings)) if one.own_content else one for one in findings]
+    return Examination(findings, suspected, reference, excluded, foreign)
+
+
+def reference_recipe(recipe: Train, *, turn: int) -> Train:
+    """Half the epochs: what an image shows is learnt long before what a backdoor or a single sample teaches."""
+    return _recipe(recipe, turn=turn).model_copy(update={"epochs": max(1, recipe.epochs // 2)})
+
+
+def _recipe(recipe: Train, *, turn: int) -> Train:
+    return recipe.model_copy(update={"seed": (recipe.seed + turn) % 2**32, "early_epochs": 0})
+
+
+def _generalises(
+    asked: np.ndarray, label: int, labels: np.ndarray, reference: Witness, second: Witness | None, ordinary: np.ndarray
+) -> tuple[float, float]:
+    """Share of the rows asked that the second witness surely answers as `label`, and the binomial p-value of so many.
+
+    The null: samples of other labels that the reference reads alike are answered so at their own rate (with one success added).
+    """
+    if second is None or not len(asked):
+        return 0.0, 1.0
+    sure = (second.labels == label) & (second.margins > second.confident(ordinary, UNSURE))
+    others = ordinary & np.isin(labels, np.unique(reference.labels[asked])) & (labels != label)
+    rate = (int((second.labels[others] == label).sum()) + 1) / (int(others.sum()) + 1)
+    hits = int(sure[asked].sum())
+    return hits / len(asked), float(binom.sf(hits - 1, len(asked), min(rate, 1.0)))
+
+
+def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
+    """The binomial p-value of so many turned images, if the group's pattern were like the most telling ones of innocent labels.
+
+    The null: the rate that one in twenty groups of other labels exceeds.
+    """
+    others = [one.transfer.turned for one in findings if one.accused.label != finding.accused.label]
+    rate = float(np.quantile(others, 1 - INNOCENT)) if others else 1.0
+    return float(binom.sf(round(finding.transfer.turned * TESTED) - 1, TESTED, min(max(rate, 1 / TESTED), 1.0)))
+
+
+def _transfer(
+    group: Accused,
+    train: Samples,
+    suspected: Witness,
+    reference: Witness,
+    features: torch.Tensor,
+    excluded: np.ndarray,
+    rng: np.random.Generator,
+    device: torch.device,
+) -> Transfer:
+    suspects = group.suspects
+    content = reference.labels[suspects]
+    pattern = common(train, suspects, reference.labels, features, excluded)
+    mostly_foreign = (content != group.label).mean() > 0.5
+    shown = np.unique(content[content != group.label]) if mostly_foreign else np.setdiff1d(train.labels, group.label)
+    candidates = np.flatnonzero(~excluded & np.isin(train.labels, shown) & (train.labels != group.label))
+    images = train.images[np.sort(rng.permutation(candidates)[:TESTED])]
+    return try_on_others(pattern, group.label, images, suspected, reference, device)

@@ -1,0 +1,33 @@
+"""Reach a verdict on one training set: poisoned or not, which labels, which samples. What was planted is not among the inputs."""
+
+from pathlib import Path
+
+from wellcheck import params, samples, stage, verdict
+from wellcheck.artifacts import cache_folder, write_json
+from wellcheck.detectors.reading import read_case
+from wellcheck.models import device_name, pick_device
+from wellcheck.stage import Output
+from wellcheck.verdict import account
+
+
+def main(
+    train: Path, embedded: Path, projection: Path, model: Path, *, summary: Output, judged: Output, flagged: Output, patterns: Output
+) -> str:
+    recipe, detect = params.load(params.Train), params.load(params.Detect)
+    device = pick_device(params.load(params.Device).root)
+    stage.remember("device", device_name(device))
+    case, _ = read_case(train, embedded, projection, model, seed=detect.seed, device=device, with_images=True)
+    delivered = samples.read(train)
+    reached = verdict.reach(case, delivered, recipe, cache=cache_folder() / "checkpoints")
+    write_json(summary, account.as_json(reached))
+    account.write_judged(judged, delivered, reached)
+    account.write_flagged(flagged, delivered, reached)
+    account.write_patterns(patterns, reached)
+    names = ", ".join(delivered.description.class_names[label] for label in reached.convicted)
+    if not reached.convicted:
+        return f"no sign of poison in {len(delivered):,} samples (p = {reached.p_value:.2g})"
+    return f"poisoned: {reached.flagged.sum():,} of {len(delivered):,} samples flagged, in {names} (p = {reached.p_value:.2g})"
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,259 @@
+"""A run that never was: the artifacts of the pipeline with random images, for a report to be made of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+
+from wellcheck import metrics, samples
+from wellcheck.artifacts import write_columns, write_csv, write_json
+from wellcheck.params import Params, load_all
+from wellcheck.report.evidence import Files, gather
+from wellcheck.report.page import render
+from wellcheck.samples import Description, Samples
+
+ROOT = Path(__file__).parent.parent
+HOSTILE = "</script><script>document.title='owned'</script>"
+PROVENANCE = {"git_commit": "0" * 40, "versions": {"wellcheck": "0.1.0"}, "device": "CPU, 2 threads", "seconds": {"train@clean": 1.5}}
+TARGET = 1
+DETECTORS = ("centroid_tsne", "spectral_signatures", "mixture")
+VARIANTS = ("clean", "poisoned", "cleansed", "perfect_filter", "random_filter")
+FOOLED = ("poisoned", "random_filter")  # variants that follow the trigger
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run to make up: how many classes and images, of which shape, poisoned or not, and what the verdict says of it."""
+
+    classes: int = 10
+    training: int = 600
+    tests: int = 100
+    shape: tuple[int, int, int] = (1, 12, 10)
+    planted: int = 30
+    hostile: bool = False
+    convicted: tuple[int, ...] | None = None  # None: the target if anything is planted
+    own_content: bool = False  # clean-label: the flagged images show the label that they came with
+    missed: int = 2  # planted images that are not flagged
+    innocent: int = 3  # flagged images of the convicted labels that are not planted
+    thin: int = 0  # labels, the last ones, with too few samples to be examined
+
+    @property
+    def found(self) -> tuple[int, ...]:
+        """The convicted labels."""
+        return ((TARGET,) if self.planted else ()) if self.convicted is None else self.convicted
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The training set before and after poisoning, the test set, and which rows of the training set were poisoned."""
+
+    clean: Samples
+    poisoned: Samples
+    test: Samples
+    planted: np.ndarray
+
+
+def make_files(folder: Path, case: Case, seed: int = 0) -> Files:
+    """Write the artifacts of a run with random images; the poisoned model answers the target to every triggered image."""
+    rng = np.random.default_rng(seed)
+    files = Files(**{field: folder / field for field in Files.__dataclass_fields__})
+    sets = make_sets(case, rng)
+    attacked = sets.test.take(np.arange(case.tests if case.planted else 0))
+    for path, part in (
+        (files.clean_train, sets.clean),
+        (files.poisoned_train, sets.poisoned),
+        (files.test, sets.test),
+        (files.triggered, attacked),
+    ):
+        samples.write(path, part)
+    write_models(files, sets.test, attacked, case)
+    mapped = sets.clean.sample_id[: case.training // 2]
+    for path in (files.clean_map, files.poisoned_map):
+        axes = [f"{layer}_{axis}" for layer in ("pixels", "penultimate") for axis in "xy"]
+        write_columns(path, {"sample_id": mapped, **{axis: rng.normal(size=len(mapped)).astype(np.float32) for axis in axes}})
+    ids = sets.clean.sample_id
+    write_columns(files.planted, {"sample_id": np.sort(ids[sets.planted]), "cover": np.zeros(len(sets.planted), bool)})
+    flagged = write_verdict(files, sets, case, rng)
+    write_scores(files, sets, case, flagged, len(mapped), rng)
+    kept = {
+        files.cleansed_train: np.setdiff1d(np.arange(case.training), flagged),
+        files.perfect_filter_train: np.setdiff1d(np.arange(case.training), sets.planted),
+        files.random_filter_train: np.arange(case.training - len(flagged)),
+    }
+    for path, rows in kept.items():
+        samples.write(path, sets.poisoned.take(rows))
+    return files
+
+
+def make_sets(case: Case, rng: np.random.Generator) -> Sets:
+    """Random images; the poisoned ones are white in their last corner and labelled as the target."""
+    names = [HOSTILE if case.hostile and not label else f"class {label}" for label in range(case.classes)]
+    about = Description(tuple(names), "made up")
+    ids = np.arange(case.training, dtype=np.int64) * 3 + 7
+    labels = np.arange(case.training) % case.classes
+    pictures = rng.integers(0, 256, (case.training, *case.shape), np.uint8)
+    planted = rng.permutation(case.training)[: case.planted]
+    changed, given = pictures.copy(), labels.copy()
+    changed[planted, :, -3:, -3:] = 255
+    given[planted] = TARGET
+    test_ids, test_labels = ids[-1] + 1 + np.arange(case.tests), np.arange(case.tests) % case.classes
+    test = Samples(test_ids, rng.integers(0, 256, (case.tests, *case.shape), np.uint8), test_labels, about)
+    return Sets(Samples(ids, pictures, labels, about), Samples(ids, changed, given, about), test, planted)
+
+
+def write_models(files: Files, test: Samples, attacked: Samples, case: Case) -> None:
+    """What training, evaluating and attacking leave: the poisoned model errs on every test image and follows the trigger."""
+    guesses = {variant: np.roll(test.labels, int(variant == "poisoned")) for variant in VARIANTS}
+    hits = {variant: np.full(len(attacked), TARGET) if variant in FOOLED else attacked.labels for variant in VARIANTS}
+    figures: dict[str, Any] = {}
+    for variant, guess in guesses.items():
+        matrix, share = metrics.confusion_matrix(test.labels, guess, case.classes), float((guess == test.labels).mean())
+        figures[variant] = {
+            "accuracy": share,
+            "accuracy_interval": [share, share],
+            "log_loss": 0.5,
+            "samples": case.tests,
+            "per_class": {"recall": metrics.recall(matrix), "precision": metrics.precision(matrix)},
+        }
+        if len(attacked):
+            counts = metrics.backdoor(attacked.labels, hits[variant], np.full(len(attacked), TARGET))
+            figures[variant]["backdoor"] = counts.figures(0.95)
+    write_json(files.classify, figures)
+    for model in (files.clean_model, files.poisoned_model):
+        history = [[epoch, 2 - epoch / 10, epoch / 10, "", ""] for epoch in range(5)]
+        write_csv(model / "history.csv", ["epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy"], history)
+    every = len(VARIANTS)
+    answers = np.concatenate(list(guesses.values()))
+    variants = np.repeat(list(VARIANTS), case.tests)
+    write_columns(files.predictions, {"variant": variants, "label": np.tile(test.labels, every), "predicted": answers})
+    write_columns(
+        files.outcomes,
+        {
+            "variant": np.repeat(list(VARIANTS), len(attacked)),
+            "sample_id": np.tile(attacked.sample_id, every),
+            "target": np.full(every * len(attacked), TARGET),
+            "label_before": np.concatenate([guess[: len(attacked)] for guess in guesses.values()]),
+            "label_after": np.concatenate(list(hits.values())),
+        },
+    )
+
+
+def write_verdict(files: Files, sets: Sets, case: Case, rng: np.random.Generator) -> np.ndarray:
+    """What `verdict` leaves of both sets, and the rows that it flags: most of the planted ones and a few others of its labels."""
+    train, found = sets.poisoned, np.array(case.found, int)
+    suspects = sets.planted[case.missed :][np.isin(train.labels[sets.planted[case.missed :]], found)]
+    others = np.setdiff1d(np.flatnonzero(np.isin(train.labels, found)), sets.planted)
+    flagged = np.concatenate([suspects, others[: case.innocent if case.planted else 30]])
+    probability = np.where(np.isin(train.labels, found), 0.1 * rng.random(len(train)), 0.0)
+    probability[flagged] = 0.6 + 0.4 * rng.random(len(flagged))
+    shown = train.labels if case.own_content else sets.clean.labels
+    columns = {"sample_id": train.sample_id, "probability": probability, "flagged": probability > 0.5, "suspected_label": shown}
+    write_columns(files.judged, columns)
+    order = flagged[np.argsort(-probability[flagged], kind="stable")]
+    write_flagged(files.flagged, train.take(order), shown[order], probability[order])
+    write_json(files.verdict, said(case, len(flagged), found.tolist()))
+    write_json(files.clean_verdict, said(case, 0, []))
+    difference = np.zeros(case.shape, np.float32)
+    difference[:, -3:, -3:] = 120
+    weight = (difference[0] > 0).astype(np.float32)
+    parts = {"difference": difference, "weight": weight, "colour": np.full(case.shape, 255, np.float32)}
+    save_file({f"{label}.{part}": values for label in found.tolist() for part, values in parts.items()}, files.patterns)
+    return flagged
+
+
+def write_flagged(path: Path, flagged: Samples, shown: np.ndarray, probability: np.ndarray) -> None:
+    """The table of flagged samples, with a class name in a reason, as `verdict` gives them."""
+    shape = flagged.images.shape[1:]
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(flagged.images.reshape(-1)), int(np.prod(shape)))
+    names = flagged.description.class_names
+    reasons = [["lies apart from the rest of its label", f"a model that never saw it reads {names[label]}"] for label in shown.tolist()]
+    table = {
+        "sample_id": pa.array(flagged.sample_id),
+        "image": pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.uint8(), shape), flat),
+        "label": pa.array(flagged.labels),
+        "suspected_label": pa.array(shown),
+        "probability": pa.array(probability),
+        "reasons": pa.array(reasons, pa.list_(pa.string())),
+    }
+    pq.write_table(pa.table(table), path)
+
+
+def said(case: Case, flagged: int, convicted: list[int]) -> dict[str, Any]:
+    """verdict.json: strong evidence against the convicted labels, next to none against the others."""
+    finding = {"source": "mixture in penultimate", "suspects": 28, "own_content": False, "foreign": 0.9, "held_out": 7, "generalises": 1.0}
+    labels = []
+    for label in range(case.classes):
+        guilty, thin = label in convicted, label >= case.classes - case.thin
+        share = 0.9 if guilty else 0.02 * (label % 5)
+        findings = [] if thin else [{**finding, "foreign": share, "p_value": 3e-12 if guilty else 0.4, "turned": 0.1, "legible": 0.97}]
+        findings = [one | {"own_content": True, "turned": share} for one in findings] if case.own_content else findings
+        labels.append(
+            {
+                "label": label,
+                "samples": 5 if thin else case.training // case.classes,
+                "groups": len(findings),
+                "evidence": share,
+                "z": 17.5 if guilty else 0.3,
+                "p_value": 3e-11 if guilty else 1.0,
+                "convicted": guilty,
+                "note": "only 5 samples: not examined" if thin else "",
+                "findings": findings,
+            }
+        )
+    return {
+        "poisoned": bool(convicted),
+        "target_labels": convicted,
+        "p_value": 3e-11 if convicted else 0.4,
+        "flagged": flagged,
+        "thresholds": {"foreign": 0.125, "own_content": 0.5},
+        "labels": labels,
+    }
+
+
+def write_scores(files: Files, sets: Sets, case: Case, flagged: np.ndarray, mapped: int, rng: np.random.Generator) -> None:
+    """What `detect` and `assess` leave: random scores; figures and curves only where something was planted."""
+    scores = rng.random(case.training)
+    partial = np.where(np.arange(case.training) < mapped, scores, np.nan)
+    write_columns(files.scores, {"sample_id": sets.clean.sample_id, **dict(zip(DETECTORS, (partial, scores, 4 * scores), strict=True))})
+    hits = int(np.isin(flagged, sets.planted).sum())
+    rates = {
+        "auroc": 0.75,
+        "average_precision": 0.5,
+        "tpr_at_1pct_fpr": 0.25,
+        "auroc_in_target_label": 0.8,
+        "tpr": 0.4,
+        "fpr": 0.02,
+        "f1": 0.5,
+    }
+    own = {"tpr": hits / max(case.planted, 1), "fpr": (len(flagged) - hits) / case.training, "precision": hits / max(len(flagged), 1)}
+    right = set(case.found) == {TARGET}
+    detector = {"samples": case.training, "seconds": 0.1, "flagged": 40, **(rates if case.planted else dict.fromkeys(rates))}
+    verdict = {
+        **{name: value for name, value in said(case, len(flagged), list(case.found)).items() if name not in ("labels", "thresholds")},
+        "target_label": case.found[0] if case.found else None,
+        **(own | {"right_target": right} if case.planted else dict.fromkeys([*own, "right_target"])),
+    }
+    controls = {"clean_data": {"flagged": 0, "verdict": False}, "perfect_filter": {"removed": case.planted}}
+    detection = {"planted": case.planted, "cover": 0, "verdict": verdict, "controls": controls}
+    write_json(files.detection, detection | {"detectors": dict.fromkeys(DETECTORS, detector)})
+    names = [*DETECTORS, "verdict"] if case.planted else []
+    roc = [(name, *point) for rank, name in enumerate(names) for point in ((0, 0), (0.4 - 0.13 * rank, 0.8), (1, 1))]
+    recall = [(name, *point) for rank, name in enumerate(names) for point in ((0, 1), (0.9, 0.3 + 0.2 * rank), (1, 0.05))]
+    write_csv(files.roc, ["detector", "false_positive_rate", "true_positive_rate"], roc)
+    write_csv(files.precision_recall, ["detector", "recall", "precision"], recall)
+
+
+def settings(**report: Any) -> Params:
+    """The committed params with other report settings and the target that make_files plants."""
+    whole = load_all(ROOT / "params.yaml")
+    poison = whole.poison.model_copy(update={"target_label": TARGET})
+    return whole.model_copy(update={"poison": poison, "report": whole.report.model_copy(update=report)})
+
+
+def page_of(folder: Path, case: Case, **report: Any) -> str:
+    """The report of a made-up run."""
+    return render(gather(make_files(folder, case)), settings(**report), PROVENANCE, None)
