@@ -7,8 +7,8 @@
 One cell is a data set, a poison, a rate and a seed: 20,000 training images of it are poisoned, a small network is trained on them, attacked
 with the trigger on the whole test set, and, where the backdoor works (success of at least 50 %) or nothing is hidden, examined by
 `wellcheck.verdict` and by every detector, none of which is told anything. Then the same network is trained again on what is left after
-cleansing, on what a perfect filter leaves and, for seed 0, on what a random filter of the same size leaves. Each cell is one file in results/detection/; a cell that is interrupted is taken up at
-its last checkpoint. `wellcheck tables` makes the table in docs/results.md of them.
+cleansing, on what a perfect filter leaves and, for seed 0, on what a random filter of the same size leaves. Each cell is one file in
+results/detection/; a cell that is interrupted is taken up at its last checkpoint. `wellcheck tables` makes the table in docs/results.md of them.
 """
 
 import argparse
@@ -42,7 +42,7 @@ RECIPE: dict[str, Any] = {
     "early_epochs": 5,
 }
 LAYERS: tuple[params.LayerName, ...] = ("pixels", "feature_map", "penultimate")
-LEFT_OUT = {"centroid_tsne"}  # detectors that need a map of the set
+NEEDS_A_MAP, TAKES_LONG = "centroid_tsne", "trigger_inversion"  # detectors: one is not asked, one for seed 0 only
 NOTHING: dict[str, Any] = {"source_label": None, "cover_rate": 0.0, "strength": None, "epsilon": 0.3, "position": [-1, -1]}
 
 POISONS: dict[str, dict[str, Any]] = {
@@ -224,7 +224,7 @@ def run(cell: Cell) -> dict[str, Any]:
         examined = time.perf_counter()
         reached = verdict.reach(case, delivered, bench.recipe, cache=cache_folder() / "checkpoints")
         seconds["verdict"] = round(time.perf_counter() - examined, 1)
-        result |= judged(reached, case, plan)
+        result |= judged(reached, case, plan, cell.seed)
         if success is not None:
             result["cleansed"] = bench.without(delivered, reached.flagged, "cleansed")
             result["perfect_filter"] = bench.without(delivered, plan.poisoned, "perfect filter")
@@ -236,10 +236,11 @@ def run(cell: Cell) -> dict[str, Any]:
     return result | {"params": {"poison": bench.poison.model_dump(), "train": bench.recipe.model_dump()}, "provenance": where}
 
 
-def judged(reached: verdict.Verdict, case: Case, plan: poisons.Plan) -> dict[str, Any]:
+def judged(reached: verdict.Verdict, case: Case, plan: poisons.Plan, seed: int) -> dict[str, Any]:
     """The verdict and every detector, held against what was planted."""
     counted = ~plan.cover  # cover samples are neither poison nor innocent
     hits = metrics.flagging(reached.flagged[counted], plan.poisoned[counted])
+    left_out = {NEEDS_A_MAP, *([TAKES_LONG] if seed else [])}
     strongest = max(reached.labels, key=lambda one: (one.convicted, one.evidence))
     return {
         "verdict": {
@@ -253,7 +254,7 @@ def judged(reached: verdict.Verdict, case: Case, plan: poisons.Plan) -> dict[str
         "tpr": hits["tpr"],
         "fpr": hits["fpr"],
         "detectors": {
-            name: score(case, name, plan.poisoned, counted) for name, one in DETECTORS.items() if not one.trusted and name not in LEFT_OUT
+            name: score(case, name, plan.poisoned, counted) for name, one in DETECTORS.items() if not one.trusted and name not in left_out
         },
     }
 
