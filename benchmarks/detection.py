@@ -8,7 +8,8 @@ One cell is a data set, a poison, a rate and a seed: 20,000 training images of i
 with the trigger on the whole test set, and, where the backdoor works (success of at least 50 %) or nothing is hidden, examined by
 `wellcheck.verdict` and by every detector, none of which is told anything. Then the same network is trained again on what is left after
 cleansing, on what a perfect filter leaves and, for seed 0, on what a random filter of the same size leaves. Each cell is one file in
-results/detection/; a cell that is interrupted is taken up at its last checkpoint. `wellcheck tables` makes the table in docs/results.md of them.
+results/detection/; a cell that is interrupted is taken up at its last checkpoint. `wellcheck
+tables` makes the table in docs/results.md of them.
 """
 
 import argparse
@@ -239,6 +240,7 @@ def run(cell: Cell) -> dict[str, Any]:
 def judged(reached: verdict.Verdict, case: Case, plan: poisons.Plan, seed: int) -> dict[str, Any]:
     """The verdict and every detector, held against what was planted."""
     counted = ~plan.cover  # cover samples are neither poison nor innocent
+    asked = counted & np.isin(case.labels, reached.convicted)
     hits = metrics.flagging(reached.flagged[counted], plan.poisoned[counted])
     left_out = {NEEDS_A_MAP, *([TAKES_LONG] if seed else [])}
     strongest = max(reached.labels, key=lambda one: (one.convicted, one.evidence))
@@ -253,6 +255,7 @@ def judged(reached: verdict.Verdict, case: Case, plan: poisons.Plan, seed: int) 
         },
         "tpr": hits["tpr"],
         "fpr": hits["fpr"],
+        "calibration_error": metrics.calibration_error(reached.probability[asked], plan.poisoned[asked]),
         "detectors": {
             name: score(case, name, plan.poisoned, counted) for name, one in DETECTORS.items() if not one.trusted and name not in left_out
         },

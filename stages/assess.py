@@ -30,7 +30,7 @@ def main(
     columns.pop("sample_id")
     seconds = last_runs().get("detect", {}).get("parts", {})
     detectors = {name: assessment.detector_figures(values, known) | {"seconds": seconds.get(name)} for name, values in columns.items()}
-    verdict = assessment.verdict_figures(read_json(reached.verdict), judged.flagged, known)
+    verdict = assessment.verdict_figures(read_json(reached.verdict), judged, known)
     counts = {"planted": int(known.poisoned.sum()), "cover": int(known.cover.sum())}
     write_json(detection, counts | {"verdict": verdict, "detectors": detectors, "controls": _controls(reached, len(delivered))})
     drawn = [assessment.curves(name, values, known) for name, values in {**columns, "verdict": judged.probability}.items()]

@@ -9,6 +9,7 @@ from judgements import verdict_of
 
 from wellcheck import assessment, truth
 from wellcheck.assessment import Known
+from wellcheck.cleansing import Judged
 from wellcheck.samples import Description, Labels
 
 # Ten samples; the last of class 1 are planted, one of class 2 is cover.
@@ -28,7 +29,8 @@ def flags(*rows: int) -> np.ndarray:
 
 def judged(flagged: np.ndarray, named: list[int], about: Known, **evidence: float) -> dict[str, Any]:
     strengths = {label: evidence.get(f"label{label}", 0.0) for label in range(3)}
-    return assessment.verdict_figures(verdict_of(strengths, named, flagged=int(flagged.sum())), flagged, about)
+    told = Judged(flagged.astype(float), flagged, LABELS)
+    return assessment.verdict_figures(verdict_of(strengths, named, flagged=int(flagged.sum())), told, about)
 
 
 # the truth
@@ -123,6 +125,14 @@ def test_of_a_clean_set_one_knows_the_false_alarms_and_of_an_unknown_one_nothing
     assert (found["fpr"], found["tpr"], found["right_target"]) == (false_alarms, None, None)
     detector = assessment.detector_figures(np.array([0, 1, 2, 3, 4, 5, 6, 7, 90, 99.0]), known(NOTHING, cover=NOTHING, anything=anything))
     assert (detector["fpr"], detector["tpr"], detector["auroc"], detector["flagged"]) == (false_alarms, None, None, 2)
+
+
+def test_what_a_probability_is_worth_counts_inside_the_named_labels() -> None:
+    # Label 1 has rows 6 to 9, of which 8 and 9 are poison: a flag on 8 and 7 is right once and wrong twice.
+    assert judged(flags(7, 8), [1], known())["calibration_error"] == 0.0 + abs((2 - 1) / 4) + abs((0 - 1) / 4)
+    assert judged(flags(8, 9), [1], known())["calibration_error"] == 0.0
+    assert judged(flags(8, 9), [], known())["calibration_error"] is None
+    assert judged(flags(8, 9), [1], known(NOTHING, cover=NOTHING, anything=False, targets=()))["calibration_error"] is None
 
 
 # curves

@@ -11,6 +11,7 @@ from scipy.stats import binom, norm
 from wellcheck.metrics import (
     Backdoor,
     backdoor,
+    calibration_error,
     confusion_matrix,
     flagging,
     precision,
@@ -296,3 +297,24 @@ def test_flags_by_hand(
 ) -> None:
     found = flagging(np.array(flagged, bool), np.array(positive, bool))
     assert found == {"tpr": tpr, "fpr": fpr, "precision": precise, "f1": f1}
+
+
+# probabilities
+
+
+def test_calibration_error_by_hand() -> None:
+    # Bins [0, 0.1), [0.5, 0.6) and [0.9, 1]: sums of what is said 0, 1.0 and 1.9, of what is so 1, 1 and 2.
+    said, so = np.array([0.0, 0.5, 0.5, 0.9, 1.0]), np.array([True, True, False, True, True])
+    assert calibration_error(said, so) == pytest.approx((1 + 0 + 0.1) / 5)
+    assert calibration_error(said, so, bins=1) == pytest.approx((4 - 2.9) / 5)
+    assert calibration_error(np.empty(0), np.empty(0, bool)) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_calibrated_has_next_to_no_error_and_what_boasts_has_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    said = rng.random(20_000)
+    so = rng.random(20_000) < said
+    honest, boasting = calibration_error(said, so), calibration_error((said > 0.5).astype(float), so)
+    assert honest is not None and honest < 0.015
+    assert boasting is not None and abs(boasting - 0.25) < 0.01

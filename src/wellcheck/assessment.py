@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from wellcheck import metrics, truth
+from wellcheck.cleansing import Judged
 from wellcheck.samples import Labels
 
 Curve = list[tuple[str, float, float]]  # name and place
@@ -49,13 +50,15 @@ def detector_figures(scores: np.ndarray, known: Known) -> dict[str, Any]:
     }
 
 
-def verdict_figures(verdict: dict[str, Any], flagged: np.ndarray, known: Known) -> dict[str, Any]:
-    """verdict.json in short, and how right its flags bool [N] are.
+def verdict_figures(verdict: dict[str, Any], judged: Judged, known: Known) -> dict[str, Any]:
+    """verdict.json in short, how right its flags are, and how far its probabilities in the labels it names are off on average.
 
     `target_label` is the one with the strongest evidence. `right_target`: whether labels are named, and none but those that the backdoor
     leads to; None where it leads to none.
     """
     named = verdict["target_labels"]
+    asked = np.isin(known.labels, named) & ~known.cover
+    off = metrics.calibration_error(judged.probability[asked], known.poisoned[asked])
     evidence = {one["label"]: (one["evidence"], one["z"], -one["p_value"]) for one in verdict["labels"]}
     return {
         "poisoned": verdict["poisoned"],
@@ -63,7 +66,8 @@ def verdict_figures(verdict: dict[str, Any], flagged: np.ndarray, known: Known) 
         "target_labels": named,
         "p_value": verdict["p_value"],
         "flagged": verdict["flagged"],
-        **_flagging(flagged, ~known.cover, known),
+        **_flagging(judged.flagged, ~known.cover, known),
+        "calibration_error": off if known.anything else None,
         "right_target": bool(named) and set(named) <= set(known.targets.tolist()) if len(known.targets) else None,
     }
 

@@ -121,6 +121,18 @@ def flagging(flagged: np.ndarray, positive: np.ndarray) -> dict[str, float | Non
     }
 
 
+def calibration_error(probability: np.ndarray, positive: np.ndarray, bins: int = 10) -> float | None:
+    """Mean gap between what is said, float [N] in [0, 1], and what is so, bool [N], over bins of equal width; None of no samples.
+
+    Guo et al. 2017, arXiv 1706.04599, equation 3.
+    """
+    if not len(probability):
+        return None
+    place = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, probability, bins) - np.bincount(place, positive, bins)
+    return float(np.abs(gaps).sum() / len(probability))
+
+
 def roc_points(scores: np.ndarray, positive: np.ndarray, points: int = 200) -> list[tuple[float, float]]:
     """The ROC curve as at most `points` pairs (FPR, TPR), evenly spread along it; empty where one side is empty."""
     if positive.all() or not positive.any():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.special import expit
 
 from wellcheck.detectors.case import Case
@@ -18,7 +19,8 @@ from wellcheck.params import Train
 from wellcheck.samples import Samples
 from wellcheck.verdict.examination import Accused, Examination, Finding, examine
 from wellcheck.verdict.refinement import appeal, refine
-from wellcheck.verdict.witness import hear
+from wellcheck.verdict.transfer import Pattern, common, features_of
+from wellcheck.verdict.witness import Witness, hear
 
 GROUPS = 3  # per label and layer
 SMALL_SHARE = 0.25  # of the label: larger groups must look foreign
@@ -56,6 +58,7 @@ class Verdict:
     probability: np.ndarray  # float64 [N], of being poison; 0 outside the convicted labels
     shown: np.ndarray  # int64 [N], the class that a model free of the suspects reads in each image
     votes: np.ndarray  # uint8 [N, classes], of the nearest neighbours in pixels
+    patterns: dict[int, Pattern]  # what the flagged samples of a convicted label have in common
 
     @property
     def convicted(self) -> list[int]:
@@ -98,7 +101,17 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
     for group in own:
         probability[group.rows] = np.maximum(probability[group.rows], group.probability)
     labels = judge(examination.findings, case, {*foreign, *(one.label for one in own)})
-    return Verdict(labels, examination, probability, reference.labels, votes)
+    patterns = _patterns(train, probability > 0.5, examination.excluded, reference, case.device)
+    return Verdict(labels, examination, probability, reference.labels, votes, patterns)
+
+
+def _patterns(train: Samples, flagged: np.ndarray, excluded: np.ndarray, reference: Witness, device: torch.device) -> dict[int, Pattern]:
+    found = np.unique(train.labels[flagged]).tolist()
+    features = features_of(reference, train.images, device) if found else torch.empty(0)
+    ordinary = ~(excluded | flagged)
+    return {
+        label: common(train, np.flatnonzero(flagged & (train.labels == label)), reference.labels, features, ordinary) for label in found
+    }
 
 
 def _accused(case: Case, whitened: Mapping[str, np.ndarray], disagreement: np.ndarray) -> Iterator[Accused]:

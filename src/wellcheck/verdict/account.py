@@ -13,7 +13,6 @@ from wellcheck.models.storage import write_tensors
 from wellcheck.samples import Samples
 from wellcheck.verdict import FOREIGN, GENERALISES, TURNED, Verdict, evidence_of
 from wellcheck.verdict.examination import Finding
-from wellcheck.verdict.transfer import Pattern
 
 LISTED = 3  # groups a label in the JSON
 THRESHOLDS = {"foreign": FOREIGN * GENERALISES, "own_content": TURNED}  # of the evidence: below, no group convicts
@@ -107,15 +106,9 @@ def _reasons(verdict: Verdict, train: Samples, row: int) -> list[str]:
 
 
 def write_patterns(path: Path, verdict: Verdict) -> None:
-    """What the convicted labels' groups carry: `<label>.difference` [C, H, W] (255 is white), `.weight` [H, W], `.colour` [C, H, W]."""
+    """What the flagged samples of a label carry: `<label>.difference` [C, H, W] (255 is white), `.weight` [H, W], `.colour` [C, H, W]."""
     tensors: dict[str, np.ndarray] = {}
-    for label in verdict.convicted:
-        pattern = _pattern(verdict, label)
+    for label, pattern in verdict.patterns.items():
         tensors |= {f"{label}.difference": pattern.difference, f"{label}.weight": pattern.weight, f"{label}.colour": pattern.colour}
     with replacing(path) as temporary:
         write_tensors(temporary, {name: torch.from_numpy(values) for name, values in tensors.items()})
-
-
-def _pattern(verdict: Verdict, label: int) -> Pattern:
-    mine = [one for one in verdict.examination.findings if one.accused.label == label]
-    return max(mine, key=lambda one: (evidence_of(one), len(one.accused.suspects))).transfer.pattern

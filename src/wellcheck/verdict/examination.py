@@ -145,7 +145,7 @@ def _transfer(
 ) -> Transfer:
     suspects = group.suspects
     content = reference.labels[suspects]
-    pattern = common(train, suspects, reference.labels, features, excluded)
+    pattern = common(train, suspects, reference.labels, features, ~excluded)
     mostly_foreign = (content != group.label).mean() > 0.5
     shown = np.unique(content[content != group.label]) if mostly_foreign else np.setdiff1d(train.labels, group.label)
     candidates = np.flatnonzero(~excluded & np.isin(train.labels, shown) & (train.labels != group.label))

@@ -48,29 +48,29 @@ class Transfer:
     legible: float  # share that the reference, which never saw the group, answers as it did before
 
 
-def common(train: Samples, members: np.ndarray, content: np.ndarray, features: torch.Tensor, excluded: np.ndarray) -> Pattern:
+def common(train: Samples, members: np.ndarray, content: np.ndarray, features: torch.Tensor, ordinary: np.ndarray) -> Pattern:
     """The pattern of a group (rows int64 [n]), against ordinary images that the reference holds to be alike.
 
-    content: int64 [N], the class that each sample shows to the reference; features: its penultimate layer, float [N, D]; excluded: bool
-    [N], the suspects of all labels.
+    content: int64 [N], the class that each sample shows to the reference; features: its penultimate layer, float [N, D]; ordinary: bool
+    [N], those that nobody suspects.
     """
     members = members[:LARGEST]
     matched = np.empty((len(members), MATCHES), np.int64)
     for shown in np.unique(content[members]):
         mine = np.flatnonzero(content[members] == shown)
-        others = np.flatnonzero(~excluded & (content == shown))
+        others = np.flatnonzero(ordinary & (content == shown))
         if len(others) < MATCHES:
-            others = np.flatnonzero(~excluded)
+            others = np.flatnonzero(ordinary)
         distance = torch.cdist(features[members[mine]], features[others])
         matched[mine] = others[distance.topk(MATCHES, largest=False).indices.numpy()]
     group = train.images[members].astype(np.float32)
-    ordinary = train.images[matched.ravel()].astype(np.float32)
-    spread, usual = group.var(0).mean(0), ordinary.var(0).mean(0)
+    alike = train.images[matched.ravel()].astype(np.float32)
+    spread, usual = group.var(0).mean(0), alike.var(0).mean(0)
     same = np.clip(1 - spread / np.maximum(usual, 1.0), 0, 1)
     # What the whole group shows alike counts only where the others do not show the same.
-    contrast = np.abs(group.mean(0) - ordinary.mean(0)).max(0)
+    contrast = np.abs(group.mean(0) - alike.mean(0)).max(0)
     weight = np.where((same > 0.5) & (contrast > 32), same, 0)
-    return Pattern(group.mean(0) - ordinary.mean(0), weight.astype(np.float32), group.mean(0))
+    return Pattern(group.mean(0) - alike.mean(0), weight.astype(np.float32), group.mean(0))
 
 
 def try_on_others(
