@@ -189,7 +189,11 @@ def said(case: Case, flagged: int, convicted: list[int]) -> dict[str, Any]:
     for label in range(case.classes):
         guilty, thin = label in convicted, label >= case.classes - case.thin
         share = 0.9 if guilty else 0.02 * (label % 5)
-        findings = [] if thin else [{**finding, "foreign": share, "p_value": 3e-12 if guilty else 0.4, "turned": 0.1, "legible": 0.97}]
+        findings = (
+            []
+            if thin
+            else [{**finding, "foreign": share, "p_generalises": 3e-12 if guilty else 0.4, "turned": 0.1, "legible": 0.97, "p_turned": 0.9}]
+        )
         findings = [one | {"own_content": True, "turned": share} for one in findings] if case.own_content else findings
         labels.append(
             {
@@ -209,7 +213,7 @@ def said(case: Case, flagged: int, convicted: list[int]) -> dict[str, Any]:
         "target_labels": convicted,
         "p_value": 3e-11 if convicted else 0.4,
         "flagged": flagged,
-        "thresholds": {"foreign": 0.125, "own_content": 0.5},
+        "threshold": 0.5,
         "labels": labels,
     }
 
@@ -233,7 +237,7 @@ def write_scores(files: Files, sets: Sets, case: Case, flagged: np.ndarray, mapp
     right = set(case.found) == {TARGET}
     detector = {"samples": case.training, "seconds": 0.1, "flagged": 40, **(rates if case.planted else dict.fromkeys(rates))}
     verdict = {
-        **{name: value for name, value in said(case, len(flagged), list(case.found)).items() if name not in ("labels", "thresholds")},
+        **{name: value for name, value in said(case, len(flagged), list(case.found)).items() if name not in ("labels", "threshold")},
         "target_label": case.found[0] if case.found else None,
         **(own | {"right_target": right} if case.planted else dict.fromkeys([*own, "right_target"])),
     }

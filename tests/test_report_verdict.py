@@ -146,19 +146,13 @@ def test_labels_come_worst_first_with_their_threshold(tmp_path: Path) -> None:
     evidence = evidence_of(tmp_path, Case(thin=1))
     shown = verdict.labels(evidence)
     assert [row["label"] for row in shown["rows"]] == [1, 4, 9, 3, 8, 2, 7, 6, 0, 5]
-    assert {row["threshold"] for row in shown["rows"] if row["label"] != 9} == {0.125}
-    assert next(row for row in shown["rows"] if row["label"] == 9)["threshold"] is None
+    assert shown["threshold"] == 0.5
     page = render(evidence, settings(), PROVENANCE, None)
-    assert page.count('class="threshold"') == 9
-    assert 'style="left: 12.5%"' in page
+    assert page.count('class="threshold"') == 10
+    assert 'style="left: 50.0%"' in page
     assert '<tr class="convicted"><td class="name">class 1</td>' in page
     assert "3·10⁻¹¹" in page
     assert "only 5 samples: not examined" in page
-
-
-def test_own_content_has_its_own_threshold(tmp_path: Path) -> None:
-    shown = verdict.labels(evidence_of(tmp_path, Case(own_content=True)))
-    assert {row["threshold"] for row in shown["rows"]} == {0.5}
 
 
 def test_of_many_labels_the_worst_are_shown_and_it_is_said(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The section on the verdict: evidence per label, scores and curves, the flagged images, what they carry, before and after, controls."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,16 +43,13 @@ def labels(evidence: Evidence) -> dict[str, Any]:
     """The labels with the most evidence against them first, at most MOST_LABELS, and what became of each group that was tried."""
     names, all_labels = evidence.description.class_names, evidence.verdict["labels"]
     worst = sorted(all_labels, key=lambda one: (not one["convicted"], -one["evidence"], -one["z"], one["label"]))[:MOST_LABELS]
-    thresholds = evidence.verdict["thresholds"]
-    rows = [{**one, "name": names[one["label"]], "threshold": _threshold(one, thresholds)} for one in worst]
-    return {"rows": rows, "all": len(all_labels), "not_examined": not_examined(evidence.verdict, names)}
-
-
-def _threshold(label: Mapping[str, Any], thresholds: Mapping[str, float]) -> float | None:
-    """The least evidence that can convict a label by its worst group: it depends on what that group shows."""
-    if not label["findings"]:
-        return None
-    return thresholds["own_content" if label["findings"][0]["own_content"] else "foreign"]
+    rows = [{**one, "name": names[one["label"]]} for one in worst]
+    return {
+        "rows": rows,
+        "all": len(all_labels),
+        "threshold": evidence.verdict["threshold"],
+        "not_examined": not_examined(evidence.verdict, names),
+    }
 
 
 def scores(evidence: Evidence) -> list[Markup]:

@@ -28,11 +28,24 @@ MORE_FOREIGN = 0.25  # of the neighbours
 LEVEL = 0.01  # of the whole verdict, shared among all groups
 FOREIGN = 0.5  # share of a group that must be foreign to convict it
 GENERALISES = 0.25  # share of these that must be answered as labelled by a model that never saw them
+CONVICTS = 0.5  # evidence, on a scale from 0 to 1
 ASKED = 5  # foreign samples held out, at least
-TURNED = 0.7  # share of other images that the pattern of a group with content of its own label must turn
+TURNED = 0.7  # share of other images that a group's pattern must turn
 LEGIBLE = 0.9  # share of these that must stay legible to a model that never saw the group
 MAD_TO_SIGMA = 1.4826
 LEAST_SPREAD = 0.05  # of the evidence over labels: where all have next to none, a little more is no outlier
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One way to convict a group."""
+
+    evidence: float  # of which CONVICTS is enough
+    p_value: float  # of so much in an innocent group
+
+    def holds(self, tried: int) -> bool:
+        """Whether it convicts, of so many groups that were tried."""
+        return self.evidence >= CONVICTS and self.p_value * len(CHARGES) * tried < LEVEL
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class LabelVerdict:
     groups: int  # that were examined
     evidence: float  # in [0, 1], of its worst group; see `evidence_of`
     z: float  # of the evidence over all labels, robust
-    p_value: float  # of its worst group, times the number of groups examined in all labels
+    p_value: float  # of its worst group, times the number of tests in all labels
     convicted: bool
     note: str = ""
 
@@ -91,7 +104,9 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
     guilty = [one for one in examination.findings if is_guilty(one, len(examination.findings))]
     foreign = _suspects(one.accused for one in guilty if not one.own_content)
     if foreign:
-        foreign = appeal(train, foreign, examination, recipe, device=case.device, cache=cache)
+        upheld = appeal(train, foreign, examination, recipe, device=case.device, cache=cache)
+        turning = {one.accused.label for one in guilty if by_pattern(one).holds(len(examination.findings))}
+        foreign = {label: rows for label, rows in foreign.items() if label in upheld | turning}
     probability, reference = np.zeros(len(train)), examination.reference
     if foreign:
         posteriors, reference = refine(train, whitened, foreign, examination, recipe, device=case.device, cache=cache)
@@ -139,23 +154,31 @@ def is_plausible(group: Accused, disagreement: np.ndarray) -> bool:
     return bool(looks[suspects].mean() >= looks[~suspects].mean() + MORE_FOREIGN) if not suspects.all() else False
 
 
-def evidence_of(finding: Finding) -> float:
-    """How strongly a group speaks against its label, in [0, 1].
+def by_content(finding: Finding) -> Charge:
+    """Foreign content that the label generalises over."""
+    if finding.held_out < ASKED:
+        return Charge(0.0, 1.0)
+    return Charge(CONVICTS * min(finding.foreign / FOREIGN, finding.generalises / GENERALISES), finding.p_generalises)
 
-    Foreign content that the label generalises over, or a pattern that turns other images and leaves them legible.
-    """
-    foreign = finding.foreign * finding.generalises if finding.held_out >= ASKED else 0.0
-    turned = finding.transfer.turned if finding.transfer.legible >= LEGIBLE else 0.0
-    return max(foreign, turned if finding.own_content else 0.0)
+
+def by_pattern(finding: Finding) -> Charge:
+    """A pattern that turns other images and leaves them legible."""
+    if finding.transfer.legible < LEGIBLE:
+        return Charge(0.0, 1.0)
+    return Charge(CONVICTS * finding.transfer.turned / TURNED, finding.p_turned)
+
+
+def evidence_of(finding: Finding) -> float:
+    """How strongly a group speaks against its label, in [0, 1], of which CONVICTS is enough."""
+    return min(1.0, max(charge(finding).evidence for charge in CHARGES))
 
 
 def is_guilty(finding: Finding, tried: int) -> bool:
     """Whether one group, of so many that were tried, convicts its label."""
-    if finding.own_content:
-        enough = finding.transfer.turned >= TURNED and finding.transfer.legible >= LEGIBLE
-    else:
-        enough = finding.foreign >= FOREIGN and finding.held_out >= ASKED and finding.generalises >= GENERALISES
-    return enough and finding.p_value * tried < LEVEL
+    return any(charge(finding).holds(tried) for charge in CHARGES)
+
+
+CHARGES = (by_content, by_pattern)
 
 
 def judge(findings: list[Finding], case: Case, convicted: Collection[int]) -> list[LabelVerdict]:
@@ -170,7 +193,7 @@ def judge(findings: list[Finding], case: Case, convicted: Collection[int]) -> li
     for label in present.tolist():
         mine = [finding for finding in findings if finding.accused.label == label]
         samples = int((case.labels == label).sum())
-        p_value = min([1.0, *(finding.p_value * len(findings) for finding in mine)])
+        p_value = min([1.0, *(charge(finding).p_value * len(CHARGES) * len(findings) for finding in mine for charge in CHARGES)])
         note = f"only {samples} samples: not examined" if samples < LEAST_PER_LABEL else ""
         z = float((evidence[label] - middle) / spread)
         verdicts.append(LabelVerdict(label, samples, len(mine), float(evidence[label]), z, p_value, label in convicted, note))

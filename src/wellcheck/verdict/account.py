@@ -11,11 +11,10 @@ import torch
 from wellcheck.artifacts import replacing, write_columns
 from wellcheck.models.storage import write_tensors
 from wellcheck.samples import Samples
-from wellcheck.verdict import FOREIGN, GENERALISES, TURNED, Verdict, evidence_of
+from wellcheck.verdict import CONVICTS, Verdict, evidence_of
 from wellcheck.verdict.examination import Finding
 
 LISTED = 3  # groups a label in the JSON
-THRESHOLDS = {"foreign": FOREIGN * GENERALISES, "own_content": TURNED}  # of the evidence: below, no group convicts
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
@@ -26,7 +25,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "target_labels": verdict.convicted,
         "p_value": verdict.p_value,
         "flagged": int(flagged.sum()),
-        "thresholds": THRESHOLDS,
+        "threshold": CONVICTS,
         "labels": [
             {
                 "label": one.label,
@@ -57,9 +56,10 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "foreign": finding.foreign,
         "held_out": finding.held_out,
         "generalises": finding.generalises,
-        "p_value": finding.p_value,
+        "p_generalises": finding.p_generalises,
         "turned": finding.transfer.turned,
         "legible": finding.transfer.legible,
+        "p_turned": finding.p_turned,
     }
 
 

@@ -6,7 +6,8 @@ Three things set a backdoor with foreign content apart from what else makes a gr
 2. The model under suspicion answers them as labelled (it does not with labels that are merely wrong, unless it learnt them by heart).
 3. A model that saw some of the group, but not these, answers these as labelled too: they share something that it learnt. Labels learnt by
    heart, and hard samples, do not help each other like that.
-Groups whose content is their label's own (clean-label poison) pass 1; what they carry is put on other images instead (transfer.py).
+Or what a group carries, put on other images, turns these too (transfer.py): that also tells where its content is its label's own, as in
+clean-label poison, or where the second model has not learnt it from what it was left.
 """
 
 from collections.abc import Sequence
@@ -53,8 +54,9 @@ class Finding:
     foreign: float  # share of its samples that the reference confidently gives to another label, and the suspected model does not
     held_out: int  # foreign samples that the second witness never saw
     generalises: float  # share of these that it answers as labelled all the same
-    p_value: float  # of so many, were they answered like others of the same content; of so many turned, if its content is its label's
+    p_generalises: float  # of so many, were they answered like others of the same content
     transfer: Transfer
+    p_turned: float = 1.0  # of so many turned, were its pattern like those of other labels' groups
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def examine(
         transfer = _transfer(group, train, suspected, reference, features, excluded, rng, device)
         own_content = bool((reference.labels[group.suspects] == group.label).mean() >= 0.5)
         findings.append(Finding(group, own_content, share, len(asked), generalises, p_value, transfer))
-    findings = [replace(one, p_value=_turns(one, findings)) if one.own_content else one for one in findings]
+    findings = [replace(one, p_turned=_turns(one, findings)) for one in findings]
     return Examination(findings, suspected, reference, excluded, foreign)
 
 

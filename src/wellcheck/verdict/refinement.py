@@ -1,30 +1,36 @@
 """Which samples of a convicted label: suspects are taken out generously until a reference is free of the backdoor, and that one decides."""
 
+import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.special import expit
 
-from wellcheck.detectors.mixture import fit, peel
+from wellcheck.detectors.mixture import SHRINKAGE, peel
 from wellcheck.params import Train
 from wellcheck.samples import Samples
 from wellcheck.verdict.examination import Examination, reference_recipe
-from wellcheck.verdict.witness import Witness, without
+from wellcheck.verdict.transfer import FOLDS, carried, features_of
+from wellcheck.verdict.witness import ORDINARY, Witness, without
 
 ROUNDS = 3  # references of `refine`, at most
 FOREIGN = 0.5  # share of a convicted group that must still be foreign on appeal
-SETTLED = 0.02  # of the foreign samples: so few new ones, and the reference knows as much as the one before
+SETTLED = 0.02  # of the guilty samples: so few new ones, and the reference knows as much as the one before
 UNSURE = 0.25  # quantile of ordinary margins: an answer above it is not a guess
 REACH = 3.0  # ordinary margins: what is beyond says no more
-STEPS = 8  # of the last fit: enough to settle, too few to drift to a tighter group
+PASSES = 2  # fits of a posterior: the second knows the pattern of what the first one found
+STEPS = 20  # of a fit
+TINY = 1e-9
+LEAST_SPREAD = 0.02  # of a score of variance 1: added to every variance
 
 
 def appeal(
     train: Samples, suspects: Mapping[int, np.ndarray], examination: Examination, recipe: Train, *, device: torch.device, cache: Path
-) -> dict[int, np.ndarray]:
-    """The convicted groups that are still foreign to a reference that had to do without these groups alone.
+) -> set[int]:
+    """The labels whose convicted groups are still foreign to a reference that had to do without these groups alone.
 
     The first reference did without the suspects of all labels, innocent ones among them, and so without what would have taught it that an
     unusual kind of a class belongs there. suspects: rows int64 [n] by label.
@@ -34,7 +40,7 @@ def appeal(
         excluded[rows] = True
     reference = without(train, excluded, reference_recipe(recipe, turn=3), device=device, cache=cache, title="reference on appeal")
     foreign = (-reference.margins > reference.confident(~excluded)) & (examination.suspected.margins > 0)
-    return {label: rows for label, rows in suspects.items() if foreign[rows].mean() >= FOREIGN}
+    return {label for label, rows in suspects.items() if foreign[rows].mean() >= FOREIGN}
 
 
 def refine(
@@ -51,39 +57,103 @@ def refine(
 
     whitened: float32 [N, d] by layer; suspects: rows of the convicted groups, int64 [n] by label. Poison that went unnoticed keeps the
     backdoor alive in a reference, which then reads poison as labelled; so every round leaves out more: whatever still lies apart in a
-    convicted label, and what the last reference found foreign. An innocent sample left out is read as labelled all the same.
+    convicted label, and what the last reference found guilty. An innocent sample left out is read as labelled all the same.
     """
-    mine = np.isin(train.labels, list(suspects))
     excluded = np.zeros(len(train), bool)
     for rows in suspects.values():
         excluded[rows] = True
-    reference, foreign = examination.reference, np.zeros(len(train), bool)
+    of_label = {label: np.flatnonzero(train.labels == label) for label in suspects}
     for turn in range(ROUNDS):
         rng = np.random.default_rng([recipe.seed, turn, *b"peel"])
-        for label in suspects:
-            left = np.flatnonzero((train.labels == label) & ~excluded)
+        for rows in of_label.values():
+            left = rows[~excluded[rows]]
             excluded[left[peel([layer[left] for layer in whitened.values()], rng)]] = True
         again = reference_recipe(recipe, turn=turn + 4)
         reference = without(train, excluded, again, device=device, cache=cache, title=f"reference {turn + 2}")
-        unsure = reference.confident(~excluded, UNSURE)
-        before, foreign = foreign, mine & (-reference.margins > unsure) & (examination.suspected.margins > 0)
-        if (foreign & ~before).sum() <= SETTLED * foreign.sum():
+        judge = Judge(train, whitened, examination.suspected, reference, ~excluded, device)
+        posteriors = {label: judge.posterior(rows) for label, rows in of_label.items()}
+        guilty = judge.foreign(UNSURE) & np.isin(train.labels, list(suspects))
+        for label, rows in of_label.items():
+            guilty[rows] |= posteriors[label] > 0.5
+        fresh = guilty & ~excluded
+        excluded |= guilty
+        if fresh.sum() <= SETTLED * guilty.sum():
             break
-        excluded |= foreign
-    return {
-        label: _judged(np.flatnonzero(train.labels == label), whitened, examination.suspected, reference, ~excluded) for label in suspects
-    }, reference
+    return posteriors, reference
 
 
-def _judged(
-    rows: np.ndarray, whitened: Mapping[str, np.ndarray], suspected: Witness, reference: Witness, ordinary: np.ndarray
-) -> np.ndarray:
-    """The posterior of what is surely foreign, in all layers and the reference's margins together, float64 [n]."""
-    scale = reference.confident(ordinary)
-    margin = (reference.margins[rows] / scale).clip(-REACH, REACH)
-    foreign = (-reference.margins[rows] > scale) & (suspected.margins[rows] > 0)
-    if not foreign.any() or foreign.all():
-        return np.asarray(foreign, np.float64)
-    values = np.column_stack([*(layer[rows] for layer in whitened.values()), margin / max(margin.std(), 1e-9)])
-    posterior: np.ndarray = expit(fit(values.astype(np.float64), foreign[:, None].astype(np.float64), steps=STEPS).log_odds[:, 0])
-    return posterior
+@dataclass(frozen=True)
+class Judge:
+    """What tells poison from the rest of a convicted label once there is a reference without most of it."""
+
+    train: Samples
+    whitened: Mapping[str, np.ndarray]  # float32 [N, d] by layer
+    suspected: Witness
+    reference: Witness
+    ordinary: np.ndarray  # bool [N]
+    device: torch.device
+
+    def foreign(self, quantile: float) -> np.ndarray:
+        """Given to another label by the reference, surer than this share of ordinary answers are, and answered as labelled: bool [N]."""
+        found: np.ndarray = (-self.reference.margins > self.reference.confident(self.ordinary, quantile)) & (self.suspected.margins > 0)
+        return found
+
+    def posterior(self, rows: np.ndarray) -> np.ndarray:
+        """Of all samples of a label, float64 [n]: the layers, the reference's margin, and what the foreign ones carry, together."""
+        members: np.ndarray = self.foreign(ORDINARY)[rows].astype(np.float64)
+        if not members.any() or members.all():
+            return members
+        margin = (self.reference.margins[rows] / self.reference.confident(self.ordinary)).clip(-REACH, REACH)
+        for _ in range(PASSES):
+            found = members > 0.5
+            scores = [separate(layer[rows], found) for layer in self.whitened.values()]
+            pattern = carried(self.train, rows, rows[found], self.reference.labels, self.features, self.ordinary)
+            members = two_gaussians(np.column_stack([*scores, pattern, margin / max(margin.std(), 1e-9)]), members)
+        return members
+
+    @functools.cached_property
+    def features(self) -> torch.Tensor:
+        """Of the reference, float [N, D]."""
+        return features_of(self.reference, self.train.images, self.device)
+
+
+def separate(values: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """How far on the members' side each sample lies, float64 [n] of variance 1; zeros where there are too few members.
+
+    Fisher's discriminant of values float [n, d], each sample measured by one that was fitted without it: in many dimensions a few members
+    can be set apart from anything, and only they.
+    """
+    count, width = values.shape
+    if members.sum() < 2 * FOLDS or members.all():
+        return np.zeros(count)
+    fold, found = np.where(members, np.cumsum(members), np.cumsum(~members)) % FOLDS, np.empty(count)
+    for one in range(FOLDS):
+        out, inside = fold == one, members & (fold != one)
+        rest = ~members & (fold != one)
+        middle = values[inside].mean(0), values[rest].mean(0)
+        apart = np.concatenate([values[inside] - middle[0], values[rest] - middle[1]]).astype(np.float64)
+        within = apart.T @ apart / len(apart)
+        within += SHRINKAGE * np.eye(width) * max(np.trace(within) / width, 1e-12)
+        found[out] = (values[out] - (middle[0] + middle[1]) / 2) @ np.linalg.solve(within, middle[0] - middle[1])
+    return np.asarray((found - found.mean()) / max(float(found.std()), 1e-9))
+
+
+def two_gaussians(values: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """The probability of being one of the members, float64 [n]: expectation–maximisation of two Gaussians from a start float [n] in [0, 1].
+
+    values: float [n, d] of variance 1, few columns: each Gaussian has its own covariance, for poison that the model hardly learnt lies
+    with its label in one column and far from it in another.
+    """
+    count, width = values.shape
+    for _ in range(STEPS):
+        densities = []
+        for belongs in (members.clip(TINY), (1 - members).clip(TINY)):
+            weight = belongs.sum()
+            away = values - belongs @ values / weight
+            covariance = (belongs[:, None] * away).T @ away / weight + LEAST_SPREAD * np.eye(width)
+            distance = (away * np.linalg.solve(covariance, away.T).T).sum(1)
+            densities.append(np.log(weight / count) - (distance + np.linalg.slogdet(covariance)[1]) / 2)
+        before, members = members, np.asarray(expit(densities[0] - densities[1]))
+        if np.abs(members - before).max() < 1e-4:
+            break
+    return members

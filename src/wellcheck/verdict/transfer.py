@@ -1,4 +1,4 @@
-"""Does a group carry something that, put on other images, makes the model answer the group's label?
+"""What does a group carry, who else carries it, and does it make the model answer the group's label when it is put on other images?
 
 What is common to the group and not to its content is estimated by the mean difference of its images to others of the same content. Put on
 images of other classes it is a test with a control: a model that never saw the group must not fall for it.
@@ -17,7 +17,10 @@ MATCHES = 5  # images of the same content for every one of the group
 TESTED = 400  # images of other classes
 STRENGTHS = (1.0, 2.0)  # of the difference
 BATCH = 1024
-LARGEST = 1000  # images of a group that are matched
+LARGEST = 1000  # images of a group that are matched for its pattern
+FOLDS = 5  # of the members of a group, for `carried`
+CHANCE = 3.0  # standard errors: a mean below is as good as nothing
+FLAT = 25.0  # grey levels squared: a pixel that never varies is no better known than this
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,63 @@ def common(train: Samples, members: np.ndarray, content: np.ndarray, features: t
     [N], those that nobody suspects.
     """
     members = members[:LARGEST]
-    matched = np.empty((len(members), MATCHES), np.int64)
-    for shown in np.unique(content[members]):
-        mine = np.flatnonzero(content[members] == shown)
-        others = np.flatnonzero(ordinary & (content == shown))
-        if len(others) < MATCHES:
-            others = np.flatnonzero(ordinary)
-        distance = torch.cdist(features[members[mine]], features[others])
-        matched[mine] = others[distance.topk(MATCHES, largest=False).indices.numpy()]
     group = train.images[members].astype(np.float32)
-    alike = train.images[matched.ravel()].astype(np.float32)
+    alike = train.images[_matches(members, content, features, ordinary).ravel()].astype(np.float32)
+    if not len(alike):
+        return Pattern(np.zeros(group.shape[1:], np.float32), np.zeros(group.shape[2:], np.float32), np.zeros(group.shape[1:], np.float32))
     spread, usual = group.var(0).mean(0), alike.var(0).mean(0)
     same = np.clip(1 - spread / np.maximum(usual, 1.0), 0, 1)
     # What the whole group shows alike counts only where the others do not show the same.
     contrast = np.abs(group.mean(0) - alike.mean(0)).max(0)
     weight = np.where((same > 0.5) & (contrast > 32), same, 0)
     return Pattern(group.mean(0) - alike.mean(0), weight.astype(np.float32), group.mean(0))
+
+
+def carried(
+    train: Samples, rows: np.ndarray, members: np.ndarray, content: np.ndarray, features: torch.Tensor, ordinary: np.ndarray
+) -> np.ndarray:
+    """How much of what the members have in common each of the rows carries, float64 [n] of variance 1; zeros where there is nothing.
+
+    A matched filter on what sets an image apart from ordinary ones of the same content. Every member is measured by the others' pattern:
+    by its own it would carry its own noise. rows, members: int64; the members are among the rows.
+    """
+    matched = _matches(rows, content, features, ordinary)
+    inside = np.isin(rows, members)
+    if inside.sum() < 2 * FOLDS or inside.all() or not matched.size:
+        return np.zeros(len(rows))
+    apart = np.empty((len(rows), int(np.prod(train.images.shape[1:]))), np.float32)
+    for start in range(0, len(rows), BATCH):
+        part = slice(start, start + BATCH)
+        alike = train.images[matched[part]].astype(np.float32).mean(1)
+        apart[part] = (train.images[rows[part]] - alike).reshape(len(alike), -1)
+    noise = apart[~inside].var(0) + FLAT
+    fold = np.where(inside, np.cumsum(inside) % FOLDS, FOLDS)
+    sums = np.stack([apart[fold == one].sum(0) for one in range(FOLDS)])
+    counts = np.bincount(fold, minlength=FOLDS + 1)[:FOLDS]
+    # The mean of the other folds for each fold, and of all for whoever is no member; a pixel's mean counts by what chance leaves of it.
+    sizes = np.append(counts.sum() - counts, counts.sum())[:, None]
+    means = np.concatenate([sums.sum(0) - sums, sums.sum(0, keepdims=True)]) / sizes
+    chance = apart[inside].var(0) / sizes
+    filters = means * np.maximum(0, 1 - CHANCE**2 * chance / np.maximum(means**2, 1e-9)) / noise
+    found = (apart @ filters.T)[np.arange(len(rows)), fold].astype(np.float64)
+    return np.asarray((found - found.mean()) / max(float(found.std()), 1e-9))
+
+
+def _matches(rows: np.ndarray, content: np.ndarray, features: torch.Tensor, ordinary: np.ndarray) -> np.ndarray:
+    """For every row, ordinary samples of the same content that are nearest to it, itself excepted: int64 [n, MATCHES], or [n, 0]."""
+    matched = np.empty((len(rows), MATCHES), np.int64)
+    for shown in np.unique(content[rows]):
+        mine = np.flatnonzero(content[rows] == shown)
+        others = np.flatnonzero(ordinary & (content == shown))
+        if len(others) <= MATCHES:
+            others = np.flatnonzero(ordinary)
+        if len(others) <= MATCHES:
+            return matched[:, :0]
+        for part in np.array_split(mine, -(-len(mine) // BATCH)):
+            distance = torch.cdist(features[rows[part]], features[others])
+            distance[torch.from_numpy(rows[part, None] == others)] = torch.inf
+            matched[part] = others[distance.topk(MATCHES, largest=False).indices.numpy()]
+    return matched
 
 
 def try_on_others(

@@ -1,0 +1,312 @@
+"""The verdict: its trial rule by hand, and what it says of small made-up sets whose truth is known."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from wellcheck import params, training, verdict
+from wellcheck.artifacts import read_columns
+from wellcheck.detectors.case import Case
+from wellcheck.embeddings.capture import capture_all
+from wellcheck.errors import InputError
+from wellcheck.samples import Description, Samples
+from wellcheck.verdict import Verdict, account, evidence_of, is_guilty, is_plausible, judge
+from wellcheck.verdict.examination import Accused, Finding
+from wellcheck.verdict.transfer import Pattern, Transfer, common
+from wellcheck.verdict.witness import Witness
+
+CPU = torch.device("cpu")
+SIDE = 20
+TARGET = 2
+RECIPE = params.Train(model="two_conv_cnn", epochs=8, batch_size=32, learning_rate=2e-3, precision="auto", early_epochs=0, seed=1)
+
+
+# the rule, by hand
+
+
+def finding(label: int = 0, *, turned: float = 0.0, legible: float = 1.0, **facts: Any) -> Finding:
+    accused = Accused(label, "made up", np.arange(10), np.linspace(0, 1, 10))
+    nothing = Pattern(np.zeros((1, 4, 4)), np.zeros((4, 4)), np.zeros((1, 4, 4)))
+    told = {"own_content": False, "foreign": 0.9, "held_out": 10, "generalises": 0.9, "p_generalises": 1e-9, "p_turned": 1e-9}
+    return Finding(accused, **(told | facts), transfer=Transfer(nothing, turned, legible))
+
+
+OWN: dict[str, Any] = {"own_content": True, "foreign": 0.1, "held_out": 0, "generalises": 0.0, "p_generalises": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("facts", "guilty"),
+    [
+        ({}, True),
+        ({"foreign": 0.49}, False),  # its images look like their label's
+        ({"generalises": 0.24}, False),  # learnt by heart
+        ({"held_out": 4}, False),  # too few to tell
+        ({"p_generalises": 0.00051}, False),  # 0.00051 × 10 groups × 2 charges
+        ({"p_generalises": 0.00049}, True),
+        ({"generalises": 0.0, "turned": 0.8}, True),
+        (OWN | {"turned": 0.8}, True),
+        (OWN | {"turned": 0.8, "legible": 0.89}, False),  # it spoils the image
+        (OWN | {"turned": 0.69}, False),
+        (OWN | {"turned": 0.8, "p_turned": 0.00051}, False),
+        (OWN | {"turned": 0.8, "p_turned": 0.00049}, True),
+        ({"turned": 0.8, "p_generalises": 1.0, "p_turned": 1e-9}, True),
+        ({"turned": 0.1, "p_generalises": 1.0, "p_turned": 1e-9}, False),  # the p-value of one charge is none of the other's
+    ],
+)
+def test_what_convicts(facts: dict[str, Any], guilty: bool) -> None:
+    assert is_guilty(finding(**facts), tried=10) is guilty
+
+
+def test_evidence_by_hand() -> None:
+    assert evidence_of(finding()) == 0.5 * 0.9 / 0.5
+    assert evidence_of(finding(generalises=0.1)) == pytest.approx(0.5 * 0.1 / 0.25)
+    assert evidence_of(finding(generalises=0.25)) == 0.5
+    assert evidence_of(finding(foreign=1.0, generalises=1.0)) == 1
+    assert evidence_of(finding(held_out=4)) == 0
+    assert evidence_of(finding(**OWN, turned=0.7)) == 0.5
+    assert evidence_of(finding(**OWN, turned=0.35)) == 0.25
+    assert evidence_of(finding(**OWN, turned=0.99, legible=0.5)) == 0
+
+
+@pytest.mark.parametrize(
+    ("share", "foreign", "elsewhere", "plausible"),
+    [(0.2, 0.0, 0.0, True), (0.5, 0.1, 0.0, False), (0.5, 0.3, 0.1, False), (0.5, 0.4, 0.1, True), (1.0, 1.0, 0.0, False)],
+)
+def test_large_groups_must_look_foreign(share: float, foreign: float, elsewhere: float, plausible: bool) -> None:
+    suspects = np.arange(100) < 100 * share
+    accused = Accused(0, "made up", np.arange(100), suspects.astype(float))
+    assert is_plausible(accused, np.where(suspects, foreign, elsewhere)) is plausible
+
+
+def test_labels_by_hand() -> None:
+    case = Case(labels=np.repeat([0, 1, 2, 4], [30, 30, 30, 5]), classes=6)
+    found = judge([finding(0), finding(0, foreign=0.5), finding(2, generalises=0.1, p_generalises=0.1, p_turned=1.0)], case, {0})
+    assert [(one.label, one.samples, one.groups, one.convicted) for one in found] == [
+        (0, 30, 2, True), (1, 30, 0, False), (2, 30, 1, False), (4, 5, 0, False),
+    ]  # fmt: skip
+    assert [one.p_value for one in found] == [pytest.approx(6e-9), 1.0, pytest.approx(0.6), 1.0]  # 3 groups, 2 charges
+    # Evidence 0.9, 0, 0.2, 0: median 0.1, median absolute deviation 0.1, its spread 1.4826 times that.
+    assert [one.z for one in found] == pytest.approx([z / 0.14826 for z in (0.8, -0.1, 0.1, -0.1)])
+    assert [bool(one.note) for one in found] == [False, False, False, True]
+
+
+def test_confident_is_above_half_of_the_ordinary_answers() -> None:
+    witness = Witness(None, np.zeros(6, np.int64), np.array([1, 2, 3, 4, 100, -5.0]))  # type: ignore[arg-type]
+    ordinary = np.array([True, True, True, True, False, True])
+    assert witness.confident(ordinary) == 2.5
+    assert witness.confident(ordinary, 0.0) == 1
+    assert witness.confident(np.zeros(6, bool)) == float("inf")
+
+
+# patterns
+
+ANYWHERE = torch.randn(300, 3, generator=torch.Generator().manual_seed(0))  # features that match nobody in particular
+
+
+def stamped(count: int, change: Callable[[np.ndarray], np.ndarray]) -> tuple[Samples, np.ndarray]:
+    """Noise images, of which the first `count` are changed, and those."""
+    images = np.random.default_rng(0).integers(0, 200, (300, 2, 6, 6)).astype(np.uint8)
+    images[:count] = change(images[:count])
+    labels = np.zeros(300, np.int64)
+    return Samples(np.arange(300), images, labels, Description(("a", "b"), "made up")), np.arange(count)
+
+
+def test_a_pasted_patch_is_recovered() -> None:
+    def paste(images: np.ndarray) -> np.ndarray:
+        images[:, :, 4:, 4:] = 255
+        return images
+
+    samples, members = stamped(60, paste)
+    pattern = common(samples, members, samples.labels, ANYWHERE, np.arange(300) >= 60)
+    assert (pattern.weight[4:, 4:] == 1).all() and not pattern.weight[:4].any() and not pattern.weight[:, :4].any()
+    pasted = pattern.paste(samples.images[200:])
+    np.testing.assert_array_equal(pasted[:, :, 4:, 4:], 255)
+    np.testing.assert_array_equal(pasted[:, :, :4], samples.images[200:, :, :4])
+
+
+def test_an_added_pattern_is_recovered() -> None:
+    samples, members = stamped(200, lambda images: (images + np.arange(6) * 10).astype(np.uint8))
+    pattern = common(samples, members, samples.labels, ANYWHERE, np.arange(300) >= 200)
+    assert not pattern.weight.any()
+    np.testing.assert_allclose(pattern.difference.mean((0, 1)), np.arange(6) * 10, atol=12)
+    added = pattern.add(np.full((1, 2, 6, 6), 250, np.uint8), 2.0)
+    assert added[..., 5].min() == 255  # nothing wraps around
+
+
+# verdicts on sets whose truth is known
+
+
+@dataclass(frozen=True)
+class Known:
+    """A set and what was done to it."""
+
+    samples: Samples
+    poisoned: np.ndarray
+
+
+def made_up(seed: int, *, count: int = 1600, classes: int = 4) -> Samples:
+    """Bars of four directions, anywhere, on noise."""
+    rng = np.random.default_rng([seed, *b"bars"])
+    labels = rng.integers(0, classes, count)
+    rows, columns = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    angle = labels * np.pi / classes + rng.normal(0, 0.1, count)
+    offset = rng.uniform(-4, 4, count)
+    away = np.sin(angle)[:, None, None] * columns + np.cos(angle)[:, None, None] * rows - offset[:, None, None]
+    bars = 200 * np.exp(-(away**2) / 3) + rng.normal(0, 12, away.shape)
+    images = bars.clip(0, 255).astype(np.uint8)[:, None]
+    return Samples(np.arange(count) + 1000, images, labels.astype(np.int64), Description(tuple("abcd"[:classes]), "made up"))
+
+
+def untouched(seed: int) -> Known:
+    samples = made_up(seed)
+    return Known(samples, np.zeros(len(samples), bool))
+
+
+def backdoor(seed: int) -> Known:
+    """A white corner on some images of other labels, which are given the target's."""
+    samples = made_up(seed)
+    poisoned = (samples.labels != TARGET) & (np.random.default_rng([seed, *b"which"]).random(len(samples)) < 0.06)
+    images, labels = samples.images.copy(), samples.labels.copy()
+    images[poisoned, :, -4:, -4:] = 255
+    labels[poisoned] = TARGET
+    return Known(replace(samples, images=images, labels=labels), poisoned)
+
+
+def wrong_labels(seed: int) -> Known:
+    samples = made_up(seed)
+    rng = np.random.default_rng([seed, *b"wrong"])
+    poisoned = rng.random(len(samples)) < 0.05
+    labels = np.where(poisoned, (samples.labels + rng.integers(1, 4, len(samples))) % 4, samples.labels)
+    return Known(replace(samples, labels=labels), poisoned)
+
+
+def reached(samples: Samples, folder: Path) -> Verdict:
+    """Train a model and examine both."""
+    nobody = samples.take(np.empty(0, np.int64))
+    trained = training.train(samples, nobody, RECIPE, device=CPU, checkpoint=folder / "model.safetensors", title="made up")
+    layers = capture_all(trained.classifier, samples.images, layers=("pixels", "feature_map", "penultimate"), device=CPU)
+    classes = len(samples.description.class_names)
+    case = Case(labels=samples.labels, classes=classes, layers=layers, images=samples.images, classifier=trained.classifier)
+    return verdict.reach(case, samples, RECIPE, cache=folder)
+
+
+@pytest.fixture(scope="module")
+def convicted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Known, Verdict]:
+    known = backdoor(0)
+    return known, reached(known.samples, tmp_path_factory.mktemp("backdoor"))
+
+
+def test_a_backdoor_is_found_and_every_image_of_it(convicted: tuple[Known, Verdict]) -> None:
+    known, found = convicted
+    assert found.convicted == [TARGET]
+    assert found.p_value < 0.01
+    assert found.flagged[known.poisoned].mean() >= 0.98
+    assert found.flagged[~known.poisoned].sum() <= 1
+    assert not found.probability[known.samples.labels != TARGET].any()
+
+
+def test_it_says_what_the_images_show_and_what_they_carry(convicted: tuple[Known, Verdict]) -> None:
+    known, found = convicted
+    truth = made_up(0).labels
+    assert (found.shown[known.poisoned] == truth[known.poisoned]).mean() > 0.9
+    pattern = found.patterns[TARGET]
+    assert (pattern.weight[-4:, -4:] > 0.5).all() and pattern.weight.sum() < 20
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("make", [untouched, wrong_labels])
+def test_it_is_silent_where_there_is_no_backdoor(make: Callable[[int], Known], seed: int, tmp_path: Path) -> None:
+    found = reached(make(seed).samples, tmp_path)
+    assert found.convicted == [] and not found.flagged.any() and not found.patterns
+
+
+def test_the_same_seed_gives_the_same_verdict(convicted: tuple[Known, Verdict], tmp_path: Path) -> None:
+    known, found = convicted
+    again = reached(known.samples, tmp_path)
+    np.testing.assert_array_equal(again.probability, found.probability)
+    assert again.labels == found.labels
+
+
+# its files
+
+
+def test_the_files_say_what_was_reached(convicted: tuple[Known, Verdict], tmp_path: Path) -> None:
+    known, found = convicted
+    account.write_judged(tmp_path / "judged.parquet", known.samples, found)
+    account.write_flagged(tmp_path / "flagged.parquet", known.samples, found)
+    account.write_patterns(tmp_path / "patterns.safetensors", found)
+    columns = read_columns(tmp_path / "judged.parquet")
+    np.testing.assert_array_equal(columns["sample_id"][columns["flagged"]], known.samples.sample_id[found.flagged])
+    rows = pq.read_table(tmp_path / "flagged.parquet")
+    chances = rows["probability"].to_pylist()
+    assert chances == sorted(chances, reverse=True) and len(rows) == found.flagged.sum()
+    assert all(reasons for reasons in rows["reasons"].to_pylist())
+    images = rows["image"].combine_chunks().to_numpy_ndarray()
+    order = np.searchsorted(known.samples.sample_id, rows["sample_id"].to_numpy())
+    np.testing.assert_array_equal(images, known.samples.images[order])
+    assert load_file(tmp_path / "patterns.safetensors").keys() == {f"{TARGET}.{part}" for part in ("difference", "weight", "colour")}
+    told = account.as_json(found)
+    assert (told["poisoned"], told["target_labels"], told["flagged"]) == (True, [TARGET], len(rows))
+    assert [one["label"] for one in told["labels"]] == [0, 1, 2, 3]
+    assert all(len(one["findings"]) <= 3 for one in told["labels"])
+
+
+def test_nothing_found_leaves_empty_files(tmp_path: Path) -> None:
+    samples = made_up(0, count=40)
+    found = reached(samples, tmp_path)
+    assert not found.convicted
+    account.write_flagged(tmp_path / "flagged.parquet", samples, found)
+    account.write_patterns(tmp_path / "patterns.safetensors", found)
+    assert len(pq.read_table(tmp_path / "flagged.parquet")) == 0
+    assert load_file(tmp_path / "patterns.safetensors") == {}
+
+
+# sets that are hardly any
+
+
+def test_a_label_of_few_samples_is_named_and_the_others_are_judged(tmp_path: Path) -> None:
+    known = backdoor(0)
+    few = np.flatnonzero(known.samples.labels == 0)[8:]
+    samples = known.samples.take(np.delete(np.arange(len(known.samples)), few))
+    found = reached(samples, tmp_path)
+    assert found.convicted == [TARGET]
+    assert [one.note for one in found.labels if one.note] == ["only 8 samples: not examined"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("one class", lambda samples: samples.take(samples.labels == 1)),
+        ("constant", lambda samples: replace(samples, images=np.full_like(samples.images, 90))),
+        ("three samples", lambda samples: samples.take(np.arange(3))),
+        ("one sample a class", lambda samples: samples.take(np.unique(samples.labels, return_index=True)[1])),
+    ],
+)
+def test_where_there_is_nothing_to_compare_nothing_is_claimed(name: str, change: Callable[[Samples], Samples], tmp_path: Path) -> None:
+    samples = change(made_up(0, count=200))
+    found = reached(samples, tmp_path)
+    assert found.convicted == [] and not found.flagged.any(), name
+    assert [one.label for one in found.labels] == np.unique(samples.labels).tolist()
+
+
+def test_embeddings_that_are_no_numbers_are_an_error(tmp_path: Path) -> None:
+    samples = made_up(0, count=60)
+    nobody = samples.take(np.empty(0, np.int64))
+    trained = training.train(samples, nobody, RECIPE, device=CPU, checkpoint=tmp_path / "model.safetensors", title="made up")
+    layers = {
+        name: values.copy()
+        for name, values in capture_all(
+            trained.classifier, samples.images, layers=("pixels", "feature_map", "penultimate"), device=CPU
+        ).items()
+    }
+    layers["penultimate"][7, 3] = np.nan
+    case = Case(labels=samples.labels, classes=4, layers=layers, images=samples.images, classifier=trained.classifier)
+    with pytest.raises(InputError, match=r"penultimate.*1 of 60 rows"):
+        verdict.reach(case, samples, RECIPE, cache=tmp_path)
