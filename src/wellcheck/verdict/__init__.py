@@ -18,7 +18,7 @@ from wellcheck.detectors.mixture import LAYERS, LEAST_PER_LABEL, find_groups, wh
 from wellcheck.params import Train
 from wellcheck.samples import Samples
 from wellcheck.verdict.examination import Accused, Examination, Finding, examine
-from wellcheck.verdict.refinement import appeal, refine
+from wellcheck.verdict.refinement import Judge, appeal, refine
 from wellcheck.verdict.transfer import Pattern, common, features_of
 from wellcheck.verdict.witness import Witness, hear
 
@@ -112,10 +112,14 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
         posteriors, reference = refine(train, whitened, foreign, examination, recipe, device=case.device, cache=cache)
         for label, values in posteriors.items():
             probability[train.labels == label] = values
-    own = [one.accused for one in guilty if one.own_content and one.accused.label not in foreign]
-    for group in own:
-        probability[group.rows] = np.maximum(probability[group.rows], group.probability)
-    labels = judge(examination.findings, case, {*foreign, *(one.label for one in own)})
+    # Where the content is the label's own no reference can tell; what the groups carry can.
+    own = _suspects(one.accused for one in guilty if one.own_content and one.accused.label not in foreign)
+    if own:
+        bench = Judge(train, whitened, suspected, examination.reference, ~examination.excluded, case.device)
+        for label, rows in own.items():
+            mine = np.flatnonzero(train.labels == label)
+            probability[mine] = bench.posterior(mine, np.isin(mine, rows))
+    labels = judge(examination.findings, case, {*foreign, *own})
     patterns = _patterns(train, probability > 0.5, examination.excluded, reference, case.device)
     return Verdict(labels, examination, probability, reference.labels, votes, patterns)
 

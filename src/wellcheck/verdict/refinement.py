@@ -71,7 +71,8 @@ def refine(
         again = reference_recipe(recipe, turn=turn + 4)
         reference = without(train, excluded, again, device=device, cache=cache, title=f"reference {turn + 2}")
         judge = Judge(train, whitened, examination.suspected, reference, ~excluded, device)
-        posteriors = {label: judge.posterior(rows) for label, rows in of_label.items()}
+        surely = judge.foreign(ORDINARY)
+        posteriors = {label: judge.posterior(rows, surely[rows]) for label, rows in of_label.items()}
         guilty = judge.foreign(UNSURE) & np.isin(train.labels, list(suspects))
         for label, rows in of_label.items():
             guilty[rows] |= posteriors[label] > 0.5
@@ -98,9 +99,12 @@ class Judge:
         found: np.ndarray = (-self.reference.margins > self.reference.confident(self.ordinary, quantile)) & (self.suspected.margins > 0)
         return found
 
-    def posterior(self, rows: np.ndarray) -> np.ndarray:
-        """Of all samples of a label, float64 [n]: the layers, the reference's margin, and what the foreign ones carry, together."""
-        members: np.ndarray = self.foreign(ORDINARY)[rows].astype(np.float64)
+    def posterior(self, rows: np.ndarray, suspects: np.ndarray) -> np.ndarray:
+        """Of all samples of a label, float64 [n]: the layers, the reference's margin, and what the suspects carry, together.
+
+        suspects: bool [n], most of which are poison.
+        """
+        members: np.ndarray = suspects.astype(np.float64)
         if not members.any() or members.all():
             return members
         margin = (self.reference.margins[rows] / self.reference.confident(self.ordinary)).clip(-REACH, REACH)

@@ -67,7 +67,8 @@ def common(train: Samples, members: np.ndarray, content: np.ndarray, features: t
     # What the whole group shows alike counts only where the others do not show the same.
     contrast = np.abs(group.mean(0) - alike.mean(0)).max(0)
     weight = np.where((same > 0.5) & (contrast > 32), same, 0)
-    return Pattern(group.mean(0) - alike.mean(0), weight.astype(np.float32), group.mean(0))
+    chance = group.var(0) / len(group) + alike.var(0) / len(alike)
+    return Pattern(_beyond(group.mean(0) - alike.mean(0), chance), weight.astype(np.float32), group.mean(0))
 
 
 def carried(
@@ -91,13 +92,19 @@ def carried(
     fold = np.where(inside, np.cumsum(inside) % FOLDS, FOLDS)
     sums = np.stack([apart[fold == one].sum(0) for one in range(FOLDS)])
     counts = np.bincount(fold, minlength=FOLDS + 1)[:FOLDS]
-    # The mean of the other folds for each fold, and of all for whoever is no member; a pixel's mean counts by what chance leaves of it.
+    # The mean of the other folds for each fold, and of all for whoever is no member.
     sizes = np.append(counts.sum() - counts, counts.sum())[:, None]
     means = np.concatenate([sums.sum(0) - sums, sums.sum(0, keepdims=True)]) / sizes
     chance = apart[inside].var(0) / sizes
-    filters = means * np.maximum(0, 1 - CHANCE**2 * chance / np.maximum(means**2, 1e-9)) / noise
+    filters = _beyond(means, chance) / noise
     found = (apart @ filters.T)[np.arange(len(rows)), fold].astype(np.float64)
     return np.asarray((found - found.mean()) / max(float(found.std()), 1e-9))
+
+
+def _beyond(means: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Means shrunk to what chance, of this variance, leaves of them: the positive-part estimator of James and Stein 1961, per pixel."""
+    shrunk: np.ndarray = means * np.maximum(0, 1 - CHANCE**2 * variance / np.maximum(means**2, 1e-9))
+    return shrunk
 
 
 def _matches(rows: np.ndarray, content: np.ndarray, features: torch.Tensor, ordinary: np.ndarray) -> np.ndarray:
@@ -120,7 +127,12 @@ def _matches(rows: np.ndarray, content: np.ndarray, features: torch.Tensor, ordi
 def try_on_others(
     pattern: Pattern, label: int, images: np.ndarray, suspected: Witness, reference: Witness, device: torch.device
 ) -> Transfer:
-    """Put the pattern on images uint8 [n, C, H, W] of other classes, in each way that it can be put on; the most telling way counts."""
+    """Put the pattern on images uint8 [n, C, H, W] of other classes, in each way that it can be put on; the most telling way counts.
+
+    Without images nothing is turned, and nothing is known to be legible.
+    """
+    if not len(images):
+        return Transfer(pattern, 0.0, 0.0)
     ways = [pattern.add(images, strength) for strength in STRENGTHS]
     if pattern.weight.any():
         ways.append(pattern.paste(images))
