@@ -17,8 +17,8 @@ from wellcheck.detectors.case import Case
 from wellcheck.embeddings.capture import capture_all
 from wellcheck.errors import InputError
 from wellcheck.samples import Description, Samples
-from wellcheck.verdict import Verdict, account, evidence_of, is_guilty, is_plausible, judge
-from wellcheck.verdict.examination import Accused, Finding
+from wellcheck.verdict import Verdict, account, is_plausible, judge
+from wellcheck.verdict.charges import Accused, Finding, evidence_of, is_guilty
 from wellcheck.verdict.transfer import Pattern, Transfer, common
 from wellcheck.verdict.witness import Witness
 
@@ -35,7 +35,7 @@ def finding(label: int = 0, *, turned: float = 0.0, legible: float = 1.0, **fact
     accused = Accused(label, "made up", np.arange(10), np.linspace(0, 1, 10))
     nothing = Pattern(np.zeros((1, 4, 4)), np.zeros((4, 4)), np.zeros((1, 4, 4)))
     told = {"own_content": False, "foreign": 0.9, "held_out": 10, "generalises": 0.9, "p_generalises": 1e-9, "p_turned": 1e-9}
-    return Finding(accused, **(told | facts), transfer=Transfer(nothing, turned, legible))
+    return Finding(accused, **(told | facts), transfer=Transfer(nothing, turned, legible, 400))
 
 
 OWN: dict[str, Any] = {"own_content": True, "foreign": 0.1, "held_out": 0, "generalises": 0.0, "p_generalises": 1.0}

@@ -17,7 +17,8 @@ from wellcheck.detectors.knn import neighbour_votes
 from wellcheck.detectors.mixture import LAYERS, LEAST_PER_LABEL, find_groups, whiten
 from wellcheck.params import Train
 from wellcheck.samples import Samples
-from wellcheck.verdict.examination import Accused, Examination, Finding, examine
+from wellcheck.verdict.charges import CHARGES, Accused, Finding, by_pattern, evidence_of, is_guilty
+from wellcheck.verdict.examination import Examination, examine
 from wellcheck.verdict.refinement import Judge, appeal, refine
 from wellcheck.verdict.transfer import Pattern, common, features_of
 from wellcheck.verdict.witness import Witness, hear
@@ -25,27 +26,8 @@ from wellcheck.verdict.witness import Witness, hear
 GROUPS = 3  # per label and layer
 SMALL_SHARE = 0.25  # of the label: larger groups must look foreign
 MORE_FOREIGN = 0.25  # of the neighbours
-LEVEL = 0.01  # of the whole verdict, shared among all groups
-FOREIGN = 0.5  # share of a group that must be foreign to convict it
-GENERALISES = 0.25  # share of these that must be answered as labelled by a model that never saw them
-CONVICTS = 0.5  # evidence, on a scale from 0 to 1
-ASKED = 5  # foreign samples held out, at least
-TURNED = 0.7  # share of other images that a group's pattern must turn
-LEGIBLE = 0.9  # share of these that must stay legible to a model that never saw the group
 MAD_TO_SIGMA = 1.4826
 LEAST_SPREAD = 0.05  # of the evidence over labels: where all have next to none, a little more is no outlier
-
-
-@dataclass(frozen=True)
-class Charge:
-    """One way to convict a group."""
-
-    evidence: float  # of which CONVICTS is enough
-    p_value: float  # of so much in an innocent group
-
-    def holds(self, tried: int) -> bool:
-        """Whether it convicts, of so many groups that were tried."""
-        return self.evidence >= CONVICTS and self.p_value * len(CHARGES) * tried < LEVEL
 
 
 @dataclass(frozen=True)
@@ -91,7 +73,7 @@ class Verdict:
 
 
 def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
-    """Examine a delivered set and the model that was trained on it by `recipe`. Trains two to five models more, kept in `cache`.
+    """Examine a delivered set and the model that was trained on it by `recipe`. Trains one to six models more, kept in `cache`.
 
     Raises InputError where the case lacks its images, model or layers.
     """
@@ -103,9 +85,9 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
     examination = examine(accused, train, suspected, recipe, device=case.device, cache=cache)
     guilty = [one for one in examination.findings if is_guilty(one, len(examination.findings))]
     foreign = _suspects(one.accused for one in guilty if not one.own_content)
-    if foreign:
+    turning = {one.accused.label for one in guilty if by_pattern(one).holds(len(examination.findings))}
+    if foreign.keys() - turning:
         upheld = appeal(train, foreign, examination, recipe, device=case.device, cache=cache)
-        turning = {one.accused.label for one in guilty if by_pattern(one).holds(len(examination.findings))}
         foreign = {label: rows for label, rows in foreign.items() if label in upheld | turning}
     probability, reference = np.zeros(len(train)), examination.reference
     if foreign:
@@ -156,33 +138,6 @@ def is_plausible(group: Accused, disagreement: np.ndarray) -> bool:
         return True
     looks = np.nan_to_num(disagreement[group.rows])
     return bool(looks[suspects].mean() >= looks[~suspects].mean() + MORE_FOREIGN) if not suspects.all() else False
-
-
-def by_content(finding: Finding) -> Charge:
-    """Foreign content that the label generalises over."""
-    if finding.held_out < ASKED:
-        return Charge(0.0, 1.0)
-    return Charge(CONVICTS * min(finding.foreign / FOREIGN, finding.generalises / GENERALISES), finding.p_generalises)
-
-
-def by_pattern(finding: Finding) -> Charge:
-    """A pattern that turns other images and leaves them legible."""
-    if finding.transfer.legible < LEGIBLE:
-        return Charge(0.0, 1.0)
-    return Charge(CONVICTS * finding.transfer.turned / TURNED, finding.p_turned)
-
-
-def evidence_of(finding: Finding) -> float:
-    """How strongly a group speaks against its label, in [0, 1], of which CONVICTS is enough."""
-    return min(1.0, max(charge(finding).evidence for charge in CHARGES))
-
-
-def is_guilty(finding: Finding, tried: int) -> bool:
-    """Whether one group, of so many that were tried, convicts its label."""
-    return any(charge(finding).holds(tried) for charge in CHARGES)
-
-
-CHARGES = (by_content, by_pattern)
 
 
 def judge(findings: list[Finding], case: Case, convicted: Collection[int]) -> list[LabelVerdict]:

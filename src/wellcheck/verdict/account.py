@@ -11,8 +11,8 @@ import torch
 from wellcheck.artifacts import replacing, write_columns
 from wellcheck.models.storage import write_tensors
 from wellcheck.samples import Samples
-from wellcheck.verdict import CONVICTS, Verdict, evidence_of
-from wellcheck.verdict.examination import Finding
+from wellcheck.verdict import Verdict
+from wellcheck.verdict.charges import CONVICTS, Finding, evidence_of
 
 LISTED = 3  # groups a label in the JSON
 

@@ -20,43 +20,15 @@ from scipy.stats import binom
 
 from wellcheck.params import Train
 from wellcheck.samples import Samples
+from wellcheck.verdict.charges import Accused, Finding, is_guilty
 from wellcheck.verdict.transfer import TESTED, Transfer, common, features_of, try_on_others
 from wellcheck.verdict.witness import Witness, without
 
 HELD_OUT = 0.25  # of every group on trial
 ON_TRIAL = 0.3  # share of a group that is foreign
 INNOCENT = 0.05  # share of innocent groups that may be as telling as the null
+MOST_INNOCENT = 0.5  # share of images that the pattern of an innocent group may turn
 UNSURE = 0.25  # quantile of ordinary margins: an answer above it is not a guess
-
-
-@dataclass(frozen=True)
-class Accused:
-    """A group of samples of one label that stands out."""
-
-    label: int
-    source: str  # who found it
-    rows: np.ndarray  # int64 [n], all samples of the label
-    probability: np.ndarray  # float64 [n], of belonging to the group
-
-    @property
-    def suspects(self) -> np.ndarray:
-        """The rows of the group, int64."""
-        suspects: np.ndarray = self.rows[self.probability > 0.5]
-        return suspects
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What the trial says of one group."""
-
-    accused: Accused
-    own_content: bool  # whether the reference reads most of it as labelled
-    foreign: float  # share of its samples that the reference confidently gives to another label, and the suspected model does not
-    held_out: int  # foreign samples that the second witness never saw
-    generalises: float  # share of these that it answers as labelled all the same
-    p_generalises: float  # of so many, were they answered like others of the same content
-    transfer: Transfer
-    p_turned: float = 1.0  # of so many turned, were its pattern like those of other labels' groups
 
 
 @dataclass(frozen=True)
@@ -73,30 +45,30 @@ class Examination:
 def examine(
     groups: Sequence[Accused], train: Samples, suspected: Witness, recipe: Train, *, device: torch.device, cache: Path
 ) -> Examination:
-    """Try every group; trains one model, and a second one if any group goes on trial."""
+    """Try every group; trains one model, and a second one if what the groups carry does not settle it."""
     excluded = np.zeros(len(train), bool)
     for group in groups:
         excluded[group.suspects] = True
     reference = without(train, excluded, reference_recipe(recipe, turn=1), device=device, cache=cache, title="reference")
     foreign = (-reference.margins > reference.confident(~excluded)) & (suspected.margins > 0)
-    shares = [float(foreign[group.suspects].mean()) for group in groups]
-    rng = np.random.default_rng([recipe.seed, *b"held out"])  # a stream of its own: whoever poisoned may have drawn from the same seed
+    features = features_of(reference, train.images, device)
+    rng = np.random.default_rng([recipe.seed, *b"others"])
+    findings = []
+    for group in groups:
+        own_content = bool((reference.labels[group.suspects] == group.label).mean() >= 0.5)
+        transfer = _transfer(group, train, suspected, reference, features, excluded, rng, device)
+        findings.append(Finding(group, own_content, float(foreign[group.suspects].mean()), transfer))
+    findings = [replace(one, p_turned=_turns(one, findings)) for one in findings]
+    settled = {one.accused.label for one in findings if is_guilty(one, len(findings))}
     on_trial = np.zeros(len(train), bool)
-    for group, share in zip(groups, shares, strict=True):
-        on_trial[group.suspects] |= share >= ON_TRIAL
-    held_out = on_trial & (rng.random(len(train)) < HELD_OUT)
-    second = None
+    for finding in findings:
+        if finding.foreign >= ON_TRIAL and finding.accused.label not in settled:
+            on_trial[finding.accused.suspects] = True
+    # A stream of its own: whoever poisoned may have drawn from the same seed.
+    held_out = on_trial & (np.random.default_rng([recipe.seed, *b"held out"]).random(len(train)) < HELD_OUT)
     if held_out.any():
         second = without(train, held_out, _recipe(recipe, turn=2), device=device, cache=cache, title="second witness")
-    features = features_of(reference, train.images, device)
-    findings = []
-    for group, share in zip(groups, shares, strict=True):
-        asked = group.suspects[(held_out & foreign)[group.suspects]] if second else group.suspects[:0]
-        generalises, p_value = _generalises(asked, group.label, train.labels, reference, second, ~excluded)
-        transfer = _transfer(group, train, suspected, reference, features, excluded, rng, device)
-        own_content = bool((reference.labels[group.suspects] == group.label).mean() >= 0.5)
-        findings.append(Finding(group, own_content, share, len(asked), generalises, p_value, transfer))
-    findings = [replace(one, p_turned=_turns(one, findings)) for one in findings]
+        findings = [_asked(one, held_out & foreign, train.labels, reference, second, ~excluded) for one in findings]
     return Examination(findings, suspected, reference, excluded, foreign)
 
 
@@ -109,30 +81,34 @@ def _recipe(recipe: Train, *, turn: int) -> Train:
     return recipe.model_copy(update={"seed": (recipe.seed + turn) % 2**32, "early_epochs": 0})
 
 
-def _generalises(
-    asked: np.ndarray, label: int, labels: np.ndarray, reference: Witness, second: Witness | None, ordinary: np.ndarray
-) -> tuple[float, float]:
-    """Share of the rows asked that the second witness surely answers as `label`, and the binomial p-value of so many.
+def _asked(
+    finding: Finding, held_out: np.ndarray, labels: np.ndarray, reference: Witness, second: Witness, ordinary: np.ndarray
+) -> Finding:
+    """The finding with the second witness's answers: how many of the group's samples that it never saw it surely answers as labelled.
 
     The null: samples of other labels that the reference reads alike are answered so at their own rate (with one success added).
     """
-    if second is None or not len(asked):
-        return 0.0, 1.0
+    label, suspects = finding.accused.label, finding.accused.suspects
+    asked = suspects[held_out[suspects]]
+    if not len(asked):
+        return finding
     sure = (second.labels == label) & (second.margins > second.confident(ordinary, UNSURE))
     others = ordinary & np.isin(labels, np.unique(reference.labels[asked])) & (labels != label)
     rate = (int((second.labels[others] == label).sum()) + 1) / (int(others.sum()) + 1)
     hits = int(sure[asked].sum())
-    return hits / len(asked), float(binom.sf(hits - 1, len(asked), min(rate, 1.0)))
+    p_value = float(binom.sf(hits - 1, len(asked), min(rate, 1.0)))
+    return replace(finding, held_out=len(asked), generalises=hits / len(asked), p_generalises=p_value)
 
 
 def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
     """The binomial p-value of so many turned images, if the group's pattern were like the most telling ones of innocent labels.
 
-    The null: the rate that one in twenty groups of other labels exceeds.
+    The null: the rate that one in twenty groups of other labels exceeds, but not more than half, for the others may be guilty too.
     """
     others = [one.transfer.turned for one in findings if one.accused.label != finding.accused.label]
     rate = float(np.quantile(others, 1 - INNOCENT)) if others else 1.0
-    return float(binom.sf(round(finding.transfer.turned * TESTED) - 1, TESTED, min(max(rate, 1 / TESTED), 1.0)))
+    tested = finding.transfer.tested
+    return float(binom.sf(round(finding.transfer.turned * tested) - 1, tested, min(max(rate, 1 / TESTED), MOST_INNOCENT)))
 
 
 def _transfer(

@@ -49,6 +49,7 @@ class Transfer:
     pattern: Pattern
     turned: float  # share that the suspected model answers as the group's label though their content can still be read
     legible: float  # share that the reference, which never saw the group, answers as it did before
+    tested: int  # images
 
 
 def common(train: Samples, members: np.ndarray, content: np.ndarray, features: torch.Tensor, ordinary: np.ndarray) -> Pattern:
@@ -132,7 +133,7 @@ def try_on_others(
     Without images nothing is turned, and nothing is known to be legible.
     """
     if not len(images):
-        return Transfer(pattern, 0.0, 0.0)
+        return Transfer(pattern, 0.0, 0.0, 0)
     ways = [pattern.add(images, strength) for strength in STRENGTHS]
     if pattern.weight.any():
         ways.append(pattern.paste(images))
@@ -141,7 +142,7 @@ def try_on_others(
     for changed in ways:
         kept = _answers(reference, changed, device) == content
         turned = _answers(suspected, changed, device) == label
-        found.append(Transfer(pattern, float((turned & kept).mean()), float(kept.mean())))
+        found.append(Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images)))
     return max(found, key=lambda one: one.turned)
 
 

@@ -1,0 +1,84 @@
+"""What a group of samples may be charged with, and how much of it convicts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wellcheck.verdict.transfer import Transfer
+
+LEVEL = 0.01  # of the whole verdict, shared among all groups
+FOREIGN = 0.5  # share of a group that must be foreign to convict it
+GENERALISES = 0.25  # share of these that must be answered as labelled by a model that never saw them
+CONVICTS = 0.5  # evidence, on a scale from 0 to 1
+ASKED = 5  # foreign samples held out, at least
+TURNED = 0.7  # share of other images that a group's pattern must turn
+LEGIBLE = 0.9  # share of these that must stay legible to a model that never saw the group
+
+
+@dataclass(frozen=True)
+class Accused:
+    """A group of samples of one label that stands out."""
+
+    label: int
+    source: str  # who found it
+    rows: np.ndarray  # int64 [n], all samples of the label
+    probability: np.ndarray  # float64 [n], of belonging to the group
+
+    @property
+    def suspects(self) -> np.ndarray:
+        """The rows of the group, int64."""
+        suspects: np.ndarray = self.rows[self.probability > 0.5]
+        return suspects
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the trial says of one group."""
+
+    accused: Accused
+    own_content: bool  # whether the reference reads most of it as labelled
+    foreign: float  # share of its samples that the reference confidently gives to another label, and the suspected model does not
+    transfer: Transfer
+    p_turned: float = 1.0  # of so many turned, were its pattern like those of other labels' groups
+    held_out: int = 0  # foreign samples that the second witness never saw
+    generalises: float = 0.0  # share of these that it answers as labelled all the same
+    p_generalises: float = 1.0  # of so many, were they answered like others of the same content
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One way to convict a group."""
+
+    evidence: float  # of which CONVICTS is enough
+    p_value: float  # of so much in an innocent group
+
+    def holds(self, tried: int) -> bool:
+        """Whether it convicts, of so many groups that were tried."""
+        return self.evidence >= CONVICTS and self.p_value * len(CHARGES) * tried < LEVEL
+
+
+def by_content(finding: Finding) -> Charge:
+    """Foreign content that the label generalises over."""
+    if finding.held_out < ASKED:
+        return Charge(0.0, 1.0)
+    return Charge(CONVICTS * min(finding.foreign / FOREIGN, finding.generalises / GENERALISES), finding.p_generalises)
+
+
+def by_pattern(finding: Finding) -> Charge:
+    """A pattern that turns other images and leaves them legible."""
+    if finding.transfer.legible < LEGIBLE:
+        return Charge(0.0, 1.0)
+    return Charge(CONVICTS * finding.transfer.turned / TURNED, finding.p_turned)
+
+
+def evidence_of(finding: Finding) -> float:
+    """How strongly a group speaks against its label, in [0, 1], of which CONVICTS is enough."""
+    return min(1.0, max(charge(finding).evidence for charge in CHARGES))
+
+
+def is_guilty(finding: Finding, tried: int) -> bool:
+    """Whether one group, of so many that were tried, convicts its label."""
+    return any(charge(finding).holds(tried) for charge in CHARGES)
+
+
+CHARGES = (by_content, by_pattern)
