@@ -24,6 +24,7 @@ from wellcheck.verdict.charges import Accused, Finding, is_guilty
 from wellcheck.verdict.transfer import TESTED, Transfer, common, features_of, try_on_others
 from wellcheck.verdict.witness import Witness, without
 
+LEAST_EPOCHS = 10  # of a reference
 HELD_OUT = 0.25  # of every group on trial
 ON_TRIAL = 0.3  # share of a group that is foreign
 INNOCENT = 0.05  # share of innocent groups that may be as telling as the null
@@ -73,8 +74,8 @@ def examine(
 
 
 def reference_recipe(recipe: Train, *, turn: int) -> Train:
-    """Half the epochs: what an image shows is learnt long before what a backdoor or a single sample teaches."""
-    return _recipe(recipe, turn=turn).model_copy(update={"epochs": max(1, recipe.epochs // 2)})
+    """Half the epochs, but enough: what an image shows is learnt long before what a backdoor or a single sample teaches."""
+    return _recipe(recipe, turn=turn).model_copy(update={"epochs": max(recipe.epochs // 2, min(recipe.epochs, LEAST_EPOCHS))})
 
 
 def _recipe(recipe: Train, *, turn: int) -> Train:
@@ -124,8 +125,15 @@ def _transfer(
     suspects = group.suspects
     content = reference.labels[suspects]
     pattern = common(train, suspects, reference.labels, features, ~excluded)
-    mostly_foreign = (content != group.label).mean() > 0.5
-    shown = np.unique(content[content != group.label]) if mostly_foreign else np.setdiff1d(train.labels, group.label)
-    candidates = np.flatnonzero(~excluded & np.isin(train.labels, shown) & (train.labels != group.label))
-    images = train.images[np.sort(rng.permutation(candidates)[:TESTED])]
+    # A trigger may turn the images of some classes only: others show what the group shows, in the same proportions.
+    shown = content[content != group.label]
+    if len(shown) <= len(content) / 2:
+        shown = train.labels[train.labels != group.label]
+    candidates = np.flatnonzero(~excluded & np.isin(train.labels, shown))
+    classes = int(train.labels.max()) + 1
+    chances = np.bincount(shown, minlength=classes) / np.maximum(np.bincount(train.labels[candidates], minlength=classes), 1)
+    weights = chances[train.labels[candidates]]
+    few = min(TESTED, len(candidates))
+    chosen = rng.choice(candidates, few, replace=False, p=weights / weights.sum()) if few else candidates
+    images = train.images[np.sort(chosen)]
     return try_on_others(pattern, group.label, images, suspected, reference, device)

@@ -16,13 +16,16 @@ from wellcheck.verdict.examination import Examination, reference_recipe
 from wellcheck.verdict.transfer import FOLDS, carried, features_of
 from wellcheck.verdict.witness import ORDINARY, Witness, without
 
-ROUNDS = 3  # references of `refine`, at most
+ROUNDS = 2  # references of `refine`, at most
 FOREIGN = 0.5  # share of a convicted group that must still be foreign on appeal
-SETTLED = 0.02  # of the guilty samples: so few new ones, and the reference knows as much as the one before
+SETTLED = 0.02  # of the guilty samples: with so few in doubt, another reference would change nothing
+DOUBT = 0.02  # a probability between this and 1 less this
 UNSURE = 0.25  # quantile of ordinary margins: an answer above it is not a guess
 REACH = 3.0  # ordinary margins: what is beyond says no more
 PASSES = 2  # fits of a posterior: the second knows the pattern of what the first one found
 STEPS = 20  # of a fit
+STAMP = 5.0  # standard deviations of carriers and others between the two
+MAD_TO_SIGMA = 1.4826  # of a normal distribution
 TINY = 1e-9
 LEAST_SPREAD = 0.02  # of a score of variance 1: added to every variance
 
@@ -56,29 +59,28 @@ def refine(
     """The probability of being poison for every sample of the convicted labels, float64 [n] in row order, and the last reference.
 
     whitened: float32 [N, d] by layer; suspects: rows of the convicted groups, int64 [n] by label. Poison that went unnoticed keeps the
-    backdoor alive in a reference, which then reads poison as labelled; so every round leaves out more: whatever still lies apart in a
-    convicted label, and what the last reference found guilty. An innocent sample left out is read as labelled all the same.
+    backdoor alive in a reference, which then reads poison as labelled; so the first reference does without whatever lies apart in a
+    convicted label. Those that it clears come back: the next one knows the label better.
     """
     excluded = np.zeros(len(train), bool)
     for rows in suspects.values():
         excluded[rows] = True
     of_label = {label: np.flatnonzero(train.labels == label) for label in suspects}
+    rng = np.random.default_rng([recipe.seed, *b"peel"])
+    for rows in of_label.values():
+        left = rows[~excluded[rows]]
+        excluded[left[peel([layer[left] for layer in whitened.values()], rng)]] = True
     for turn in range(ROUNDS):
-        rng = np.random.default_rng([recipe.seed, turn, *b"peel"])
-        for rows in of_label.values():
-            left = rows[~excluded[rows]]
-            excluded[left[peel([layer[left] for layer in whitened.values()], rng)]] = True
         again = reference_recipe(recipe, turn=turn + 4)
         reference = without(train, excluded, again, device=device, cache=cache, title=f"reference {turn + 2}")
         judge = Judge(train, whitened, examination.suspected, reference, ~excluded, device)
-        surely = judge.foreign(ORDINARY)
+        surely, perhaps = judge.foreign(ORDINARY), judge.foreign(UNSURE)
         posteriors = {label: judge.posterior(rows, surely[rows]) for label, rows in of_label.items()}
-        guilty = judge.foreign(UNSURE) & np.isin(train.labels, list(suspects))
+        excluded, doubtful = np.zeros(len(train), bool), 0
         for label, rows in of_label.items():
-            guilty[rows] |= posteriors[label] > 0.5
-        fresh = guilty & ~excluded
-        excluded |= guilty
-        if fresh.sum() <= SETTLED * guilty.sum():
+            excluded[rows] = perhaps[rows] | (posteriors[label] > DOUBT)
+            doubtful += int(((posteriors[label] > DOUBT) & (posteriors[label] < 1 - DOUBT)).sum())
+        if doubtful <= SETTLED * excluded.sum():
             break
     return posteriors, reference
 
@@ -112,7 +114,8 @@ class Judge:
             found = members > 0.5
             scores = [separate(layer[rows], found) for layer in self.whitened.values()]
             pattern = carried(self.train, rows, rows[found], self.reference.labels, self.features, self.ordinary)
-            members = two_gaussians(np.column_stack([*scores, pattern, margin / max(margin.std(), 1e-9)]), members)
+            start = members * carriers(pattern, found)
+            members = two_gaussians(np.column_stack([*scores, pattern, margin / max(margin.std(), 1e-9)]), start)
         return members
 
     @functools.cached_property
@@ -140,6 +143,25 @@ def separate(values: np.ndarray, members: np.ndarray) -> np.ndarray:
         within += SHRINKAGE * np.eye(width) * max(np.trace(within) / width, 1e-12)
         found[out] = (values[out] - (middle[0] + middle[1]) / 2) @ np.linalg.solve(within, middle[0] - middle[1])
     return np.asarray((found - found.mean()) / max(float(found.std()), 1e-9))
+
+
+def carriers(pattern: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Who may be a member by what it carries, bool [n]: everybody, unless some members carry so much more than the others do.
+
+    A stamp lies on all poison alike: then a member without it is an odd image of the label, and no poison. pattern: float [n], of variance
+    1; members: bool [n].
+    """
+    if not members.any() or members.all():
+        return np.ones(len(pattern), bool)
+    high = pattern > (pattern[members].mean() + pattern[~members].mean()) / 2
+    (top, above), (bottom, below) = _middle(pattern[members & high]), _middle(pattern[~members])
+    return high if top - bottom > STAMP * (above + below) else np.ones(len(pattern), bool)
+
+
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    """The median, and a spread that few odd values do not change."""
+    middle = float(np.median(values))
+    return middle, max(MAD_TO_SIGMA * float(np.median(np.abs(values - middle))), LEAST_SPREAD**0.5)
 
 
 def two_gaussians(values: np.ndarray, members: np.ndarray) -> np.ndarray:
