@@ -24,6 +24,7 @@ import torch
 
 from wellcheck import datasets, metrics, params, poisons, provenance, training, verdict
 from wellcheck.artifacts import cache_folder, write_json
+from wellcheck.detection_results import GRID, TOOK_HOLD
 from wellcheck.detectors import DETECTORS
 from wellcheck.detectors.case import Case
 from wellcheck.embeddings.capture import capture_all
@@ -34,7 +35,6 @@ from wellcheck.samples import Description, Samples
 
 RESULTS = Path("results/detection")
 IMAGES = 20_000
-TOOK_HOLD = 0.5  # attack success of a backdoor that works
 RECIPE: dict[str, Any] = {
     "model": "two_conv_cnn",
     "batch_size": 128,
@@ -130,6 +130,7 @@ def main() -> None:
     if options.list:
         print("\n".join(f"{'done' if cell.path.exists() else 'open'} {cell.path.stem}" for cell in cells))
         return
+    write_json(RESULTS / GRID, {"cells": [cell.path.stem for cell in grid()]})
     part, parts = map(int, options.share.split("/"))
     for cell in cells[part::parts]:
         if not cell.path.exists():

@@ -4,7 +4,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from wellcheck import experiments, params, provenance
+from wellcheck import detection_results, experiments, params, provenance
 from wellcheck.artifacts import read_csv, read_json, write_json, write_text
 from wellcheck.errors import InputError
 from wellcheck.experiments import Experiment, flatten
@@ -56,7 +56,8 @@ def write_tables(*, check: bool = False) -> bool:
 def _tables() -> str:
     parts = [_experiment_table(read_json(path)) for path in sorted(FOLDER.glob("*.json"))]
     parts += [_benchmark_table(path.stem, read_json(path)) for path in sorted((FOLDER / "benchmarks").glob("*.json"))]
-    return "\n" + "\n".join(parts)
+    parts.append(detection_results.tables(FOLDER / "detection"))
+    return "\n" + "\n".join(filter(None, parts))
 
 
 def _experiment_table(result: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ LEAST_EPOCHS = 10  # of a reference
 HELD_OUT = 0.25  # of every group on trial
 ON_TRIAL = 0.3  # share of a group that is foreign
 INNOCENT = 0.05  # share of innocent groups that may be as telling as the null
-MOST_INNOCENT = 0.5  # share of images that the pattern of an innocent group may turn
+INNOCENT_TURNS = 0.25, 0.5  # share of images that the pattern of an innocent group may turn: at least and at most
 UNSURE = 0.25  # quantile of ordinary margins: an answer above it is not a guess
 
 
@@ -104,12 +104,13 @@ def _asked(
 def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
     """The binomial p-value of so many turned images, if the group's pattern were like the most telling ones of innocent labels.
 
-    The null: the rate that one in twenty groups of other labels exceeds, but not more than half, for the others may be guilty too.
+    The null: the rate that one in twenty groups of other labels exceeds. At least a quarter, for what tells a class from others turns some
+    images, and not more than half, for the others may be guilty too.
     """
     others = [one.transfer.turned for one in findings if one.accused.label != finding.accused.label]
-    rate = float(np.quantile(others, 1 - INNOCENT)) if others else 1.0
+    rate = np.clip(np.quantile(others, 1 - INNOCENT) if others else 1.0, *INNOCENT_TURNS)
     tested = finding.transfer.tested
-    return float(binom.sf(round(finding.transfer.turned * tested) - 1, tested, min(max(rate, 1 / TESTED), MOST_INNOCENT)))
+    return float(binom.sf(round(finding.transfer.turned * tested) - 1, tested, rate))
 
 
 def _transfer(

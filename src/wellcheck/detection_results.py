@@ -1,0 +1,143 @@
+"""The tables of results/detection/: how much of what was planted the verdict finds, and what is left of the backdoor without it."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from wellcheck.artifacts import read_json
+
+GRID = "grid.json"  # all cells, run or not
+TOOK_HOLD = 0.5  # attack success of a backdoor that works
+Result = dict[str, Any]
+
+
+def tables(folder: Path) -> str:
+    """Markdown for all cells that were run, and a word on those that were not; empty without a grid."""
+    if not (folder / GRID).exists():
+        return ""
+    wanted = read_json(folder / GRID)["cells"]
+    results = {name: read_json(folder / f"{name}.json") for name in wanted if (folder / f"{name}.json").exists()}
+    planted = {name: one for name, one in results.items() if one["attack_success_rate"] is not None}
+    working = [one for one in planted.values() if one["attack_success_rate"] >= TOOK_HOLD]
+    nothing = [one for one in results.values() if one["attack_success_rate"] is None]
+    parts = [_head(wanted, list(results.values()), working)]
+    if working:
+        parts += [_totals(working), _by_poison(wanted, planted), _by_detector(working)]
+    if nothing:
+        parts.append(_null(nothing))
+    return "\n".join(parts)
+
+
+def _head(wanted: list[str], results: list[Result], working: list[Result]) -> str:
+    devices = sorted({one["provenance"]["device"] for one in results})
+    commits = sorted({(one["provenance"]["git_commit"] or "unknown")[:12] for one in results})
+    return "\n".join(
+        [
+            "## The verdict: what it finds and what is left",
+            "",
+            "`python benchmarks/detection.py`: 20,000 training images, no clean data, no rate, no target. A backdoor works from an attack "
+            f"success of 50 % on; nobody is asked about one that does not. {len(results)} of {len(wanted)} cells were run, "
+            f"in {len(working)} of them a backdoor works. {', '.join(devices)}; commits {', '.join(f'`{one}`' for one in commits)}.",
+            "",
+        ]
+    )
+
+
+def _totals(working: list[Result]) -> str:
+    accuracy = [one["cleansed"]["accuracy"] - one["perfect_filter"]["accuracy"] for one in working]
+    left = [one["cleansed"]["attack_success_rate"] - one["perfect_filter"]["attack_success_rate"] for one in working]
+    stamps = [one for one in working if one["poison"] in ("watermark", "pixel", "random_patch") and one["rate"] == 0.01]
+    rows = [
+        ("average TPR", "≥ 98 %", _percent(mean(one["tpr"] for one in working), 2)),
+        ("average FPR", "≤ 0.05 %", _percent(mean(one["fpr"] for one in working), 3)),
+        ("TPR, patch and pixel triggers at 1 %", "≥ 99 %", _percent(mean(one["tpr"] for one in stamps), 2) if stamps else "not run"),
+        ("right target named, and no other label", "≥ 95 %", _share(working, _right)),
+        ("attack success after cleansing, above the perfect filter's: largest", "≤ 2 points", f"{100 * max(left):.1f} points"),
+        ("… in so many cells at most 2 points", "", _share(left, lambda one: one <= 0.02)),
+        ("accuracy after cleansing, below the perfect filter's: average", "≤ 0.5 points", f"{-100 * mean(accuracy):.2f} points"),
+        ("calibration error in the labels named, average", "", f"{mean(one['calibration_error'] or 0.0 for one in working):.4f}"),
+    ]
+    return "\n".join(["| over the cells whose backdoor works | target | measured |", "|---|---|---|", *map(_row, rows), ""])
+
+
+def _by_poison(wanted: list[str], planted: dict[str, Result]) -> str:
+    """One row a data set, poison and rate: over the seeds that were run."""
+    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for name in wanted:
+        dataset, poison, rate, _ = name.split("-")
+        if poison not in ("none", "label_noise"):
+            groups[dataset, poison, rate].append(name)
+    rows = []
+    for (dataset, poison, rate), names in groups.items():
+        found = [planted[name] for name in names if name in planted]
+        working = [one for one in found if one["attack_success_rate"] >= TOOK_HOLD]
+        success = _percent(mean(one["attack_success_rate"] for one in found), 1) if found else "not run"
+        figures = [_percent(mean(one[key] for one in working), digits) if working else "" for key, digits in (("tpr", 2), ("fpr", 3))]
+        after = [
+            _percent(mean(one[filtered]["attack_success_rate"] for one in working), 1) if working else ""
+            for filtered in ("cleansed", "perfect_filter")
+        ]
+        change = f"{100 * mean(one['cleansed']['accuracy'] - one['accuracy'] for one in working):+.2f}" if working else ""
+        seeds = f"{len(working)} / {len(found)} / {len(names)}"
+        right = _share(working, _right) if working else ""
+        rows.append((dataset, poison.replace("_", " "), f"{100 * float(rate):g} %", seeds, success, right, *figures, *after, change))
+    head = (
+        "| data | poison | rate | seeds: working / run / all | attack success | target right | TPR | FPR "
+        "| success, cleansed | perfect filter | accuracy, points |"
+    )
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|---|---|---|", *map(_row, rows), ""])
+
+
+def _by_detector(working: list[Result]) -> str:
+    """Every detector beside the verdict: how it ranks, and what it flags by the rule that all detectors share."""
+    names = list(dict.fromkeys(name for one in working for name in one["detectors"]))
+    rows = [("**verdict**", len(working), "", *(_percent(mean(one[key] for one in working), 2) for key in ("tpr", "fpr")))]
+    for name in names:
+        asked = [one["detectors"][name] for one in working if name in one["detectors"]]
+        known = [one["auroc"] for one in asked if one["auroc"] is not None]
+        rows.append((name, len(asked), f"{mean(known):.3f}", *(_percent(mean(one[key] for one in asked), 2) for key in ("tpr", "fpr"))))
+    return "\n".join(["| detector, alone | cells | AUROC | TPR of its flags | FPR |", "|---|---|---|---|---|", *map(_row, rows), ""])
+
+
+def _null(nothing: list[Result]) -> str:
+    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for one in nothing:
+        groups[one["dataset"], one["poison"]].append(one)
+    rows = [
+        (dataset, poison.replace("_", " "), len(found), sum(one["verdict"]["poisoned"] for one in found), max(map(_most, found)))
+        for (dataset, poison), found in groups.items()
+    ]
+    false = sum(one["verdict"]["poisoned"] for one in nothing)
+    lines = [
+        f"Where no backdoor is planted, a false verdict in {false} of {len(nothing)} sets (target: ≤ 5 %):",
+        "",
+        "| data | planted | sets | false verdicts | most evidence against a label (0.5 convicts) |",
+        "|---|---|---|---|---|",
+        *map(_row, ((*row[:4], f"{row[4]:.2f}") for row in rows)),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _most(result: Result) -> float:
+    return max(map(float, result["verdict"]["evidence"]))
+
+
+def _right(result: Result) -> bool:
+    """Whether labels are named, and none but those that the backdoor leads to (all-to-all: all)."""
+    named, target = result["verdict"]["target_labels"], result["target_label"]
+    return bool(named) and (target is None or named == [target])
+
+
+def _share(values: list[Any], holds: Callable[[Any], bool]) -> str:
+    count = sum(map(holds, values))
+    return f"{count} of {len(values)} ({_percent(count / len(values), 1)})"
+
+
+def _percent(value: float, digits: int) -> str:
+    return f"{100 * value:.{digits}f} %"
+
+
+def _row(cells: Iterable[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
