@@ -21,7 +21,7 @@ test: .venv/installed-tests scm ## set up, check style and types, run the tests
 	@ruff check .
 	@ruff format --check .
 	@mypy
-	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-tests ## mend style, check types
 	@ruff check --fix . && ruff format . && mypy

@@ -13,6 +13,14 @@ settings.register_profile("wellcheck", max_examples=40, deadline=None, derandomi
 settings.load_profile("wellcheck")
 
 
+LONGEST = ("test_pipeline_experiments.py", "test_pipeline.py", "test_verdict.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reads or writes the user's downloads and checkpoints, in this process or in one it starts."""
