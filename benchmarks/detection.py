@@ -62,7 +62,7 @@ POISONS: dict[str, dict[str, Any]] = {
     "label_consistent": {"trigger": "watermark", "policy": "label_consistent"},
 }
 COVERED = {"source_specific", "adaptive"}  # as many cover samples as poisoned ones
-OWN_LABEL = {"sinusoid", "label_consistent"}  # rates are shares of the class
+OWN_LABEL = ("sinusoid", "label_consistent")  # rates are shares of the class
 SLOW = {"pixel", "random_patch", "sinusoid", "label_consistent"}  # poisons that take hold late
 
 
@@ -92,6 +92,8 @@ class Cell:
         chosen["picture"] = str(Path(__file__).parent.parent / "experiments/trigger.png")
         if chosen["policy"] == "source_specific":
             chosen["source_label"] = (target + 4) % 10
+        if self.poison == "sinusoid" and self.dataset == "mnist":
+            chosen["strength"] = 0.6  # a black ground hides half of it
         if self.poison in COVERED:
             chosen["cover_rate"] = self.rate
         return params.Poison(**chosen)
