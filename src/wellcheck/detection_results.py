@@ -49,6 +49,7 @@ def _totals(working: list[Result]) -> str:
     accuracy = [one["cleansed"]["accuracy"] - one["perfect_filter"]["accuracy"] for one in working]
     left = [one["cleansed"]["attack_success_rate"] - one["perfect_filter"]["attack_success_rate"] for one in working]
     stamps = [one for one in working if one["poison"] in ("watermark", "pixel", "random_patch") and one["rate"] == 0.01]
+    known = [one["calibration_error"] for one in working if one["calibration_error"] is not None]
     rows = [
         ("average TPR", "≥ 98 %", _percent(mean(one["tpr"] for one in working), 2)),
         ("average FPR", "≤ 0.05 %", _percent(mean(one["fpr"] for one in working), 3)),
@@ -57,7 +58,7 @@ def _totals(working: list[Result]) -> str:
         ("attack success after cleansing, above the perfect filter's: largest", "≤ 2 points", f"{100 * max(left):.1f} points"),
         ("… in so many cells at most 2 points", "", _share(left, lambda one: one <= 0.02)),
         ("accuracy after cleansing, below the perfect filter's: average", "≤ 0.5 points", f"{-100 * mean(accuracy):.2f} points"),
-        ("calibration error in the labels named, average", "", f"{mean(one['calibration_error'] or 0.0 for one in working):.4f}"),
+        ("calibration error in the labels named, average", "", f"{mean(known):.4f} ({len(known)} cells)" if known else "no label named"),
     ]
     return "\n".join(["| over the cells whose backdoor works | target | measured |", "|---|---|---|", *map(_row, rows), ""])
 
@@ -125,7 +126,7 @@ def _most(result: Result) -> float:
 
 
 def _right(result: Result) -> bool:
-    """Whether labels are named, and none but those that the backdoor leads to (all-to-all: all)."""
+    """Whether labels are named, and none but those that the backdoor leads to: with all-to-all any."""
     named, target = result["verdict"]["target_labels"], result["target_label"]
     return bool(named) and (target is None or named == [target])
 

@@ -123,6 +123,8 @@ def peel(layers: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     if len(apart) < LEAST_PER_LABEL:
         return apart
     for values in layers:
+        if not values.any():
+            continue
         split = _search(values.astype(np.float64), np.zeros(len(apart), bool), rng)
         for log_odds, _, _ in _distinct(split, PEELED, first=False):
             if (log_odds > 0).mean() < PEELED_SHARE:

@@ -17,7 +17,7 @@ from wellcheck.detectors.knn import neighbour_votes
 from wellcheck.detectors.mixture import LAYERS, LEAST_PER_LABEL, find_groups, whiten
 from wellcheck.params import Train
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import CHARGES, Accused, Finding, by_pattern, evidence_of, is_guilty
+from wellcheck.verdict.charges import CHARGES, CONVICTS, Accused, Finding, by_pattern, evidence_of, is_guilty
 from wellcheck.verdict.examination import Examination, examine
 from wellcheck.verdict.refinement import Judge, appeal, refine
 from wellcheck.verdict.transfer import Pattern, common, features_of
@@ -39,7 +39,7 @@ class LabelVerdict:
     groups: int  # that were examined
     evidence: float  # in [0, 1], of its worst group; see `evidence_of`
     z: float  # of the evidence over all labels, robust
-    p_value: float  # of its worst group, times the number of tests in all labels
+    p_value: float  # of enough evidence in its worst group, times the number of tests in all labels; 1 without enough
     convicted: bool
     note: str = ""
 
@@ -152,7 +152,8 @@ def judge(findings: list[Finding], case: Case, convicted: Collection[int]) -> li
     for label in present.tolist():
         mine = [finding for finding in findings if finding.accused.label == label]
         samples = int((case.labels == label).sum())
-        p_value = min([1.0, *(charge(finding).p_value * len(CHARGES) * len(findings) for finding in mine for charge in CHARGES)])
+        telling = [charge(finding) for finding in mine for charge in CHARGES]
+        p_value = min([1.0, *(one.p_value * len(CHARGES) * len(findings) for one in telling if one.evidence >= CONVICTS)])
         note = f"only {samples} samples: not examined" if samples < LEAST_PER_LABEL else ""
         z = float((evidence[label] - middle) / spread)
         verdicts.append(LabelVerdict(label, samples, len(mine), float(evidence[label]), z, p_value, label in convicted, note))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wellcheck.verdict.transfer import Transfer
+from wellcheck.verdict.transfer import LEGIBLE, Transfer
 
 LEVEL = 0.01  # of the whole verdict, shared among all groups
 FOREIGN = 0.5  # share of a group that must be foreign to convict it
@@ -12,7 +12,6 @@ GENERALISES = 0.25  # share of these that must be answered as labelled by a mode
 CONVICTS = 0.5  # evidence, on a scale from 0 to 1
 ASKED = 5  # foreign samples held out, at least
 TURNED = 0.7  # share of other images that a group's pattern must turn
-LEGIBLE = 0.9  # share of these that must stay legible to a model that never saw the group
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _transfer(
     if len(shown) <= len(content) / 2:
         shown = train.labels[train.labels != group.label]
     candidates = np.flatnonzero(~excluded & np.isin(train.labels, shown))
-    classes = int(train.labels.max()) + 1
+    classes = len(train.description.class_names)
     chances = np.bincount(shown, minlength=classes) / np.maximum(np.bincount(train.labels[candidates], minlength=classes), 1)
     weights = chances[train.labels[candidates]]
     few = min(TESTED, len(candidates))

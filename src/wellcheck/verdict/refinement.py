@@ -75,7 +75,10 @@ def refine(
         reference = without(train, excluded, again, device=device, cache=cache, title=f"reference {turn + 2}")
         judge = Judge(train, whitened, examination.suspected, reference, ~excluded, device)
         surely, perhaps = judge.foreign(ORDINARY), judge.foreign(UNSURE)
-        posteriors = {label: judge.posterior(rows, surely[rows]) for label, rows in of_label.items()}
+        posteriors = {}
+        for label, rows in of_label.items():
+            start = surely[rows] if surely[rows].any() else np.isin(rows, suspects[label])
+            posteriors[label] = judge.posterior(rows, start)
         excluded, doubtful = np.zeros(len(train), bool), 0
         for label, rows in of_label.items():
             excluded[rows] = perhaps[rows] | (posteriors[label] > DOUBT)
@@ -131,7 +134,7 @@ def separate(values: np.ndarray, members: np.ndarray) -> np.ndarray:
     can be set apart from anything, and only they.
     """
     count, width = values.shape
-    if members.sum() < 2 * FOLDS or members.all():
+    if min(members.sum(), (~members).sum()) < 2 * FOLDS:
         return np.zeros(count)
     fold, found = np.where(members, np.cumsum(members), np.cumsum(~members)) % FOLDS, np.empty(count)
     for one in range(FOLDS):
@@ -151,7 +154,7 @@ def carriers(pattern: np.ndarray, members: np.ndarray) -> np.ndarray:
     A stamp lies on all poison alike: then a member without it is an odd image of the label, and no poison. pattern: float [n], of variance
     1; members: bool [n].
     """
-    if not members.any() or members.all():
+    if not members.any() or members.all() or not pattern.any():
         return np.ones(len(pattern), bool)
     high = pattern > (pattern[members].mean() + pattern[~members].mean()) / 2
     (top, above), (bottom, below) = _middle(pattern[members & high]), _middle(pattern[~members])

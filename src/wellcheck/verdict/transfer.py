@@ -19,6 +19,7 @@ STRENGTHS = (1.0, 2.0)  # of the difference
 BATCH = 1024
 LARGEST = 1000  # images of a group that are matched for its pattern
 FOLDS = 5  # of the members of a group, for `carried`
+LEGIBLE = 0.9  # share of images that must stay legible to a model that never saw the group
 CHANCE = 3.0  # standard errors: a mean below is as good as nothing
 FLAT = 25.0  # grey levels squared: a pixel that never varies is no better known than this
 
@@ -128,7 +129,7 @@ def _matches(rows: np.ndarray, content: np.ndarray, features: torch.Tensor, ordi
 def try_on_others(
     pattern: Pattern, label: int, images: np.ndarray, suspected: Witness, reference: Witness, device: torch.device
 ) -> Transfer:
-    """Put the pattern on images uint8 [n, C, H, W] of other classes, in each way that it can be put on; the most telling way counts.
+    """Put the pattern on images uint8 [n, C, H, W] of other classes, in each way that it can be; the most telling legible one counts.
 
     Without images nothing is turned, and nothing is known to be legible.
     """
@@ -143,7 +144,7 @@ def try_on_others(
         kept = _answers(reference, changed, device) == content
         turned = _answers(suspected, changed, device) == label
         found.append(Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images)))
-    return max(found, key=lambda one: one.turned)
+    return max(found, key=lambda one: (one.legible >= LEGIBLE, one.turned))
 
 
 def _answers(witness: Witness, images: np.ndarray, device: torch.device) -> np.ndarray:
