@@ -29,8 +29,7 @@ def main(test: Path, models: list[Path], *, triggered: Output, outcomes: Output)
         return "no trigger, nothing to attack with"
     rates = [backdoor(before.labels, table["label_after"], wanted) for table in tables]
     told = ", ".join(f"{folder.name} {rate.successes / max(rate.others, 1):.1%}" for folder, rate in zip(models, rates, strict=True))
-    before_and_after = told.replace(", cleansed", " → cleansed")
-    return f"{len(before):,} test images with the {poison.trigger}; attack success: {before_and_after}"
+    return f"{len(before):,} test images with the {poison.trigger}; attack success: {told}"
 
 
 def _outcomes(folder: Path, before: Samples, after: np.ndarray, trigger: str, wanted: np.ndarray, device: torch.device) -> Columns:

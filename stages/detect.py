@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from wellcheck import params, stage
+from wellcheck import params, samples, stage
 from wellcheck.artifacts import write_columns
 from wellcheck.detectors import DETECTORS
 from wellcheck.detectors.reading import read_case, read_trusted
@@ -17,19 +17,20 @@ def main(train: Path, embedded: Path, projection: Path, model: Path, valid: Path
     device = pick_device(params.load(params.Device).root)
     stage.remember("device", device_name(device))
     names = detect.detectors
-    case, sample_id = read_case(
-        train, embedded, projection, model, seed=detect.seed, device=device, with_images=any(DETECTORS[name].images for name in names)
-    )
+    known = samples.read_labels(train)
+    case = read_case(known, embedded, model, seed=detect.seed, device=device, projection=projection)
+    if any(DETECTORS[name].images for name in names):
+        case = replace(case, images=samples.read(train).images, classifier=storage.load(model).to(device))
     if detect.trusted is not None:
         case = replace(case, trusted=read_trusted(valid, case.classifier or storage.load(model), like=case))
-    columns = {"sample_id": sample_id}
+    columns = {"sample_id": known.sample_id}
     with progress("detect", len(names), "detectors") as advance:
         for name in names:
             with timed(name):
                 columns[name] = DETECTORS[name].score(case)  # NaN: a sample that the detector has not looked at
             advance(1, name)
     write_columns(scores, columns)
-    return f"{len(sample_id):,} samples scored by {', '.join(names)}"
+    return f"{len(known):,} samples scored by {', '.join(names)}"
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def main(test: Path, outcomes: Path, models: list[Path], *, predictions: Output,
     write_columns(predictions, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
     write_json(classify, figures)
     told = ", ".join(f"{name} {values['accuracy']:.2%}" for name, values in figures.items())
-    return "accuracy " + told.replace(", cleansed", " → cleansed")
+    return f"accuracy: {told}"
 
 
 def _figures(known: Samples, predicted: Predictions, confidence: float) -> dict[str, object]:

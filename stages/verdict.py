@@ -1,23 +1,23 @@
 """Reach a verdict on one training set: poisoned or not, which labels, which samples. What was planted is not among the inputs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from wellcheck import params, samples, stage, verdict
 from wellcheck.artifacts import cache_folder, write_json
 from wellcheck.detectors.reading import read_case
-from wellcheck.models import device_name, pick_device
+from wellcheck.models import device_name, pick_device, storage
 from wellcheck.stage import Output
 from wellcheck.verdict import account
 
 
-def main(
-    train: Path, embedded: Path, projection: Path, model: Path, *, summary: Output, judged: Output, flagged: Output, patterns: Output
-) -> str:
+def main(train: Path, embedded: Path, model: Path, *, summary: Output, judged: Output, flagged: Output, patterns: Output) -> str:
     recipe, detect = params.load(params.Train), params.load(params.Detect)
     device = pick_device(params.load(params.Device).root)
     stage.remember("device", device_name(device))
-    case, _ = read_case(train, embedded, projection, model, seed=detect.seed, device=device, with_images=True)
     delivered = samples.read(train)
+    case = read_case(samples.read_labels(train), embedded, model, seed=detect.seed, device=device)
+    case = replace(case, images=delivered.images, classifier=storage.load(model).to(device))
     reached = verdict.reach(case, delivered, recipe, cache=cache_folder() / "checkpoints")
     write_json(summary, account.as_json(reached))
     account.write_judged(judged, delivered, reached)

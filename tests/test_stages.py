@@ -62,9 +62,9 @@ def test_every_model_is_attacked_and_measured_and_the_summary_says_before_and_af
     for name in models[2:]:
         shutil.copytree(folder / "poisoned", folder / name)
     told = run(folder, "attack", "set.parquet", *models, "--triggered", "t.parquet", "--outcomes", "o.parquet")
-    assert re.search(r"attack success: clean \S+%, poisoned (\S+%) → cleansed \1, perfect_filter \1, random_filter \1 ", told)
+    assert re.search(r"attack success: clean \S+%, poisoned (\S+%), cleansed \1, perfect_filter \1, random_filter \1 ", told)
     outputs = ("--predictions", "p.parquet", "--classify", "c.json", "--confusion", "confusion")
-    assert re.search(r"clean \S+%, poisoned (\S+%) → cleansed \1,", run(folder, "evaluate", "set.parquet", "o.parquet", *models, *outputs))
+    assert re.search(r"clean \S+%, poisoned (\S+%), cleansed \1,", run(folder, "evaluate", "set.parquet", "o.parquet", *models, *outputs))
     figures = read_json(folder / "c.json")
     assert set(figures) == set(models) == {path.stem for path in (folder / "confusion").iterdir()}
     assert all(figures[name] == figures["poisoned"] for name in models[2:])

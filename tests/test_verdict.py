@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from wellcheck.detectors.case import Case
 from wellcheck.embeddings.capture import capture_all
 from wellcheck.errors import InputError
 from wellcheck.samples import Description, Samples
-from wellcheck.verdict import Verdict, account, is_plausible, judge
+from wellcheck.verdict import Verdict, account, is_plausible, label_verdicts
 from wellcheck.verdict.charges import Accused, Finding, evidence_of, is_guilty
 from wellcheck.verdict.refinement import carriers, separate
 from wellcheck.verdict.transfer import Pattern, Transfer, common
@@ -88,7 +89,7 @@ def test_large_groups_must_look_foreign(share: float, foreign: float, elsewhere:
 
 def test_labels_by_hand() -> None:
     case = Case(labels=np.repeat([0, 1, 2, 4], [30, 30, 30, 5]), classes=6)
-    found = judge([finding(0), finding(0, foreign=0.5), finding(2, generalises=0.1, p_generalises=0.1, p_turned=1.0)], case, {0})
+    found = label_verdicts([finding(0), finding(0, foreign=0.5), finding(2, generalises=0.1, p_generalises=0.1, p_turned=1.0)], case, {0})
     assert [(one.label, one.samples, one.groups, one.convicted) for one in found] == [
         (0, 30, 2, True), (1, 30, 0, False), (2, 30, 1, False), (4, 5, 0, False),
     ]  # fmt: skip
@@ -98,17 +99,32 @@ def test_labels_by_hand() -> None:
     assert [bool(one.note) for one in found] == [False, False, False, True]
 
 
+def witness_of(images: np.ndarray, margins: np.ndarray | None = None) -> Witness:
+    """A model that answers 0, and whose features are some pixels."""
+    classifier: Any = SimpleNamespace(embed=lambda images: images.flatten(1)[:, :3].float())
+    nothing = np.zeros(len(images))
+    return Witness(classifier, images, CPU, nothing.astype(np.int64), nothing if margins is None else margins)
+
+
 def test_confident_is_above_half_of_the_ordinary_answers() -> None:
-    witness = Witness(None, np.zeros(6, np.int64), np.array([1, 2, 3, 4, 100, -5.0]))  # type: ignore[arg-type]
+    witness = witness_of(np.zeros((6, 1, 2, 2)), margins=np.array([1, 2, 3, 4, 100, -5.0]))
     ordinary = np.array([True, True, True, True, False, True])
     assert witness.confident(ordinary) == 2.5
     assert witness.confident(ordinary, 0.0) == 1
     assert witness.confident(np.zeros(6, bool)) == float("inf")
 
 
-# patterns
+def test_a_reference_contradicts_where_it_is_sure_and_the_model_answers_as_labelled() -> None:
+    images, ordinary = np.zeros((8, 1, 2, 2)), np.arange(8) < 4
+    reference = witness_of(images, margins=np.array([1, 2, 3, 4, -2.6, -2.4, -9, 2.0]))
+    suspected = witness_of(images, margins=np.array([1, 1, 1, 1, 1, 1, -1, 1.0]))
+    np.testing.assert_array_equal(reference.contradicts(suspected, ordinary), np.arange(8) == 4)
+    np.testing.assert_array_equal(reference.contradicts(suspected, ordinary, 0.25), np.isin(np.arange(8), [4, 5]))
+    saturated = witness_of(images, margins=np.array([7, 7, 7, 7, -7, -7, -7, 7.0]))
+    np.testing.assert_array_equal(saturated.contradicts(suspected, ordinary), np.isin(np.arange(8), [4, 5]))
 
-ANYWHERE = torch.randn(300, 3, generator=torch.Generator().manual_seed(0))  # features that match nobody in particular
+
+# patterns
 
 
 def stamped(count: int, change: Callable[[np.ndarray], np.ndarray]) -> tuple[Samples, np.ndarray]:
@@ -125,7 +141,7 @@ def test_a_pasted_patch_is_recovered() -> None:
         return images
 
     samples, members = stamped(60, paste)
-    pattern = common(samples, members, samples.labels, ANYWHERE, np.arange(300) >= 60)
+    pattern = common(samples, members, witness_of(samples.images), np.arange(300) >= 60)
     assert (pattern.weight[4:, 4:] == 1).all() and not pattern.weight[:4].any() and not pattern.weight[:, :4].any()
     pasted = pattern.paste(samples.images[200:])
     np.testing.assert_array_equal(pasted[:, :, 4:, 4:], 255)
@@ -134,7 +150,7 @@ def test_a_pasted_patch_is_recovered() -> None:
 
 def test_an_added_pattern_is_recovered() -> None:
     samples, members = stamped(200, lambda images: (images + np.arange(6) * 10).astype(np.uint8))
-    pattern = common(samples, members, samples.labels, ANYWHERE, np.arange(300) >= 200)
+    pattern = common(samples, members, witness_of(samples.images), np.arange(300) >= 200)
     assert not pattern.weight.any()
     np.testing.assert_allclose(pattern.difference.mean((0, 1)), np.arange(6) * 10, atol=12)
     added = pattern.add(np.full((1, 2, 6, 6), 250, np.uint8), 2.0)

@@ -88,6 +88,11 @@ def ranking(scores: np.ndarray, positive: np.ndarray) -> dict[str, float | None]
     }
 
 
+def spread(values: np.ndarray) -> float:
+    """The standard deviation of values float [N], N ≥ 1, by their median absolute deviation: a few odd values do not change it."""
+    return MAD_TO_SIGMA * float(np.median(np.abs(values - np.median(values))))
+
+
 def suspicious(scores: np.ndarray) -> np.ndarray:
     """The one rule by which raw scores float [N] become flags bool [N]: a robust z above 5, among all that were scored.
 
@@ -99,7 +104,7 @@ def suspicious(scores: np.ndarray) -> np.ndarray:
         return np.zeros(len(scores), bool)
     with np.errstate(invalid="ignore"):  # infinite scores: their differences are no numbers
         middle = np.median(scored)
-        deviation = MAD_TO_SIGMA * np.median(np.abs(scored - middle))
+        deviation = spread(scored)
         if not 0 < deviation < np.inf:
             return np.zeros(len(scores), bool)
         flagged: np.ndarray = (scores - middle) / deviation > SUSPICIOUS_Z

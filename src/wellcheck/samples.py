@@ -82,8 +82,9 @@ class Writer:
     def __init__(self, path: Path, description: Description, image_shape: tuple[int, int, int]) -> None:
         self._description = description
         self._shape = image_shape
-        self._image_type = pa.fixed_shape_tensor(pa.uint8(), image_shape)
-        self._schema = pa.schema([("sample_id", pa.int64()), ("image", self._image_type), ("label", pa.int64())])
+        self._schema = pa.schema(
+            [("sample_id", pa.int64()), ("image", pa.fixed_shape_tensor(pa.uint8(), image_shape)), ("label", pa.int64())]
+        )
         self._file = pq.ParquetWriter(path, self._schema, compression="zstd", write_page_checksum=True)
         self._rows = max(1, ROW_GROUP_BYTES // int(np.prod(image_shape)))
         self._waiting: list[Samples] = []
@@ -100,11 +101,9 @@ class Writer:
             self._waiting = [together.take(np.arange(self._rows, len(together)))]
 
     def _write(self, samples: Samples) -> None:
-        images = np.ascontiguousarray(samples.images)
-        for name, values in (("sample_id", samples.sample_id), ("image", images), ("label", samples.labels)):
+        for name, values in (("sample_id", samples.sample_id), ("image", samples.images), ("label", samples.labels)):
             self._hashes[name].update(np.ascontiguousarray(values).data)
-        flat = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), int(np.prod(self._shape)))
-        columns = [pa.array(samples.sample_id), pa.ExtensionArray.from_storage(self._image_type, flat), pa.array(samples.labels)]
+        columns = [pa.array(samples.sample_id), image_column(samples.images), pa.array(samples.labels)]
         self._file.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=self._rows)
 
     def close(self) -> None:
@@ -120,6 +119,13 @@ class Writer:
     def abandon(self) -> None:
         """Close the file without finishing it."""
         self._file.close()
+
+
+def image_column(images: np.ndarray) -> pa.ExtensionArray:
+    """Images uint8 [N, C, H, W] as a column of a Parquet file."""
+    shape = images.shape[1:]
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(images).reshape(-1)), int(np.prod(shape)))
+    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.uint8(), shape), flat)
 
 
 @contextmanager

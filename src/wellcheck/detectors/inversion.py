@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from wellcheck.detectors.case import Case
+from wellcheck.metrics import spread
 from wellcheck.models import Classifier
 from wellcheck.progress import Advance, progress
 
@@ -26,7 +27,6 @@ PATIENCE = 8  # steps between two changes of the cost
 FADING = 0.8  # of the running mean of the success
 FILLERS = 4  # what the trigger's region is replaced by: so many other images' pixels
 SCAN_BATCH = 1024
-MAD_TO_SIGMA = 1.4826
 LEAST_SPREAD = 0.01  # of the image: labels whose search failed all have the same mask
 LABELS_NEEDED = 4  # for a median among them to mean something
 
@@ -46,8 +46,7 @@ class Triggers:
         if len(self.norms) < LABELS_NEEDED:
             return np.zeros(len(self.norms))
         below = np.median(self.norms) - self.norms
-        spread = MAD_TO_SIGMA * np.median(np.abs(below))
-        anomaly: np.ndarray = np.maximum(below, 0) / max(spread, LEAST_SPREAD * self.masks[0].size)
+        anomaly: np.ndarray = np.maximum(below, 0) / max(spread(self.norms), LEAST_SPREAD * self.masks[0].size)
         return anomaly
 
 

@@ -4,9 +4,9 @@ import numpy as np
 
 from wellcheck.detectors.case import Case
 from wellcheck.errors import InputError
+from wellcheck.metrics import spread
 
 LEAST_PER_LABEL = 4
-NORMAL = 1.4826  # median absolute deviation → standard deviation
 FLOOR = float(np.finfo(np.float16).smallest_subnormal)  # losses are kept in half precision
 
 
@@ -25,7 +25,6 @@ def loss_ranking(case: Case) -> np.ndarray:
         raise InputError(f"early losses: {np.count_nonzero(~np.isfinite(loss)):,} samples have one that is not finite")
     logs, scores = np.log(np.maximum(loss, FLOOR)), np.full(len(loss), np.nan)
     for _, rows in case.members(at_least=LEAST_PER_LABEL):
-        below = np.median(logs[rows]) - logs[rows]
-        spread = NORMAL * np.median(np.abs(below))
-        scores[rows] = below / spread if spread > 1e-9 else 0.0
+        deviation = spread(logs[rows])
+        scores[rows] = (np.median(logs[rows]) - logs[rows]) / deviation if deviation > 1e-9 else 0.0
     return scores

@@ -1,6 +1,5 @@
 """A case from its files: what a stage hands to the detectors."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -14,19 +13,17 @@ from wellcheck.embeddings.capture import capture_all
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier, storage
 from wellcheck.params import LayerName
+from wellcheck.samples import Labels
 
 
-def read_case(
-    train: Path, embedded: Path, projection: Path, model: Path, *, seed: int, device: torch.device, with_images: bool
-) -> tuple[Case, np.ndarray]:
-    """The delivered set, without trusted samples, and its sample_id int64 [N]. Images and classifier are read only if they are asked for.
+def read_case(known: Labels, embedded: Path, model: Path, *, seed: int, device: torch.device, projection: Path | None = None) -> Case:
+    """A known set as its model sees it, and its t-SNE map if there is one: without images, classifier and trusted samples.
 
     Raises InputError naming the file that is missing or does not fit the others.
     """
-    known = samples.read_labels(train)
-    columns = read_columns(projection)
+    columns = {} if projection is None else read_columns(projection)
     on_map = "pixels_x" in columns
-    case = Case(
+    return Case(
         labels=known.labels,
         classes=len(known.description.class_names),
         layers={layer: embeddings.read(embedded, layer) for layer in embeddings.layers(embedded)},
@@ -36,9 +33,6 @@ def read_case(
         early_losses=storage.load_early_losses(model),
         device=device,
     )
-    if with_images:
-        case = replace(case, images=samples.read(train).images, classifier=storage.load(model).to(device))
-    return case, known.sample_id
 
 
 def read_trusted(path: Path, classifier: Classifier, *, like: Case) -> Case:

@@ -13,13 +13,13 @@ from wellcheck.detectors.case import Case
 from wellcheck.detectors.directions import mean_of, projected, scatter_of
 from wellcheck.detectors.two_means import margins, two_means
 from wellcheck.errors import InputError
+from wellcheck.metrics import spread
 
 DIRECTIONS = 10  # in which a label varies more than all do: where its split is sought
 LEAST_PER_LABEL = 10
 STEPS = 100
 TOLERANCE = 1e-5
 SHRINKAGE = 0.01  # of S_e towards a sphere, at least, for dead units have no variance to divide by; more with few samples
-NORMAL = 1.4826  # median absolute deviation → standard deviation
 LEAST_WEIGHT = 0.1  # of a label; the paper convicts one whose J* is above e²
 
 
@@ -58,8 +58,7 @@ def label_anomaly(ratios: np.ndarray) -> np.ndarray:
     if len(ratios) < 3:
         return np.ones(len(ratios))
     centre = np.median(ratios)
-    spread = NORMAL * np.median(np.abs(ratios - centre))
-    anomaly: np.ndarray = (ratios - centre) / max(spread, 1e-3 * abs(centre), 1e-12)
+    anomaly: np.ndarray = (ratios - centre) / max(spread(ratios), 1e-3 * abs(centre), 1e-12)
     return anomaly
 
 

@@ -85,21 +85,20 @@ def curves(evidence: Evidence) -> dict[str, Any] | None:
     tpr, fpr, precision = (evidence.detection["verdict"][name] for name in ("tpr", "fpr", "precision"))
     return {
         "others": [name for name in evidence.detection["detectors"] if name not in _styles(evidence)],
-        "roc": line_chart(
+        "roc": _shares(
             _lines(evidence, evidence.roc, ("false_positive_rate", "true_positive_rate")) + _decision(fpr, tpr),
-            title="ROC",
-            x_label="false positive rate",
-            y_label="true positive rate",
-            y_range=(0, 1),
+            ("ROC", "false positive rate", "true positive rate"),
         ),
-        "precision_recall": line_chart(
+        "precision_recall": _shares(
             _lines(evidence, evidence.precision_recall, ("recall", "precision")) + _decision(tpr, precision),
-            title="Precision and recall",
-            x_label="recall: share of the planted images found",
-            y_label="precision",
-            y_range=(0, 1),
+            ("Precision and recall", "recall: share of the planted images found", "precision"),
         ),
     }
+
+
+def _shares(lines: list[Line], named: tuple[str, str, str]) -> Markup:
+    title, x_label, y_label = named
+    return line_chart(lines, title=title, x_label=x_label, y_label=y_label, y_range=(0, 1))
 
 
 def _lines(evidence: Evidence, rows: list[dict[str, str]], columns: tuple[str, str]) -> list[Line]:

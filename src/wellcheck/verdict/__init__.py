@@ -8,25 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.special import expit
 
 from wellcheck.detectors.case import Case
 from wellcheck.detectors.clustering import clusters
 from wellcheck.detectors.knn import neighbour_votes
 from wellcheck.detectors.mixture import LAYERS, LEAST_PER_LABEL, find_groups, whiten
+from wellcheck.metrics import spread
 from wellcheck.params import Train
 from wellcheck.samples import Samples
 from wellcheck.verdict.charges import CHARGES, CONVICTS, Accused, Finding, by_pattern, evidence_of, is_guilty
 from wellcheck.verdict.examination import Examination, examine
 from wellcheck.verdict.refinement import Judge, appeal, refine
-from wellcheck.verdict.transfer import Pattern, common, features_of
-from wellcheck.verdict.witness import Witness, hear
+from wellcheck.verdict.transfer import Pattern, common
+from wellcheck.verdict.witness import Witnesses
 
 GROUPS = 3  # per label and layer
 SMALL_SHARE = 0.25  # of the label: larger groups must look foreign
 MORE_FOREIGN = 0.25  # of the neighbours
-MAD_TO_SIGMA = 1.4826
 LEAST_SPREAD = 0.05  # of the evidence over labels: where all have next to none, a little more is no outlier
 
 
@@ -81,38 +80,33 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
     disagreement, votes = neighbour_votes(case)
     whitened = {layer: whiten(case, layer) for layer in LAYERS}
     accused = list(_accused(case, whitened, disagreement))
-    suspected = hear(classifier, train, case.device, title="model under suspicion")
-    examination = examine(accused, train, suspected, recipe, device=case.device, cache=cache)
+    witnesses = Witnesses(train, recipe, case.device, cache)
+    examination = examine(accused, witnesses.hear(classifier, "model under suspicion"), witnesses)
     guilty = [one for one in examination.findings if is_guilty(one, len(examination.findings))]
     foreign = _suspects(one.accused for one in guilty if not one.own_content)
     turning = {one.accused.label for one in guilty if by_pattern(one).holds(len(examination.findings))}
     if foreign.keys() - turning:
-        upheld = appeal(train, foreign, examination, recipe, device=case.device, cache=cache)
+        upheld = appeal(foreign, examination, witnesses)
         foreign = {label: rows for label, rows in foreign.items() if label in upheld | turning}
     probability, reference = np.zeros(len(train)), examination.reference
     if foreign:
-        posteriors, reference = refine(train, whitened, foreign, examination, recipe, device=case.device, cache=cache)
+        posteriors, reference = refine(whitened, foreign, examination, witnesses)
         for label, values in posteriors.items():
             probability[train.labels == label] = values
     # Where the content is the label's own no reference can tell; what the groups carry can.
     own = _suspects(one.accused for one in guilty if one.own_content and one.accused.label not in foreign)
     if own:
-        bench = Judge(train, whitened, suspected, examination.reference, ~examination.excluded, case.device)
+        judge = Judge(train, whitened, examination.reference, ~examination.excluded)
         for label, rows in own.items():
             mine = np.flatnonzero(train.labels == label)
-            probability[mine] = bench.posterior(mine, np.isin(mine, rows))
-    labels = judge(examination.findings, case, {*foreign, *own})
-    patterns = _patterns(train, probability > 0.5, examination.excluded, reference, case.device)
-    return Verdict(labels, examination, probability, reference.labels, votes, patterns)
-
-
-def _patterns(train: Samples, flagged: np.ndarray, excluded: np.ndarray, reference: Witness, device: torch.device) -> dict[int, Pattern]:
-    found = np.unique(train.labels[flagged]).tolist()
-    features = features_of(reference, train.images, device) if found else torch.empty(0)
-    ordinary = ~(excluded | flagged)
-    return {
-        label: common(train, np.flatnonzero(flagged & (train.labels == label)), reference.labels, features, ordinary) for label in found
+            probability[mine] = judge.posterior(mine, np.isin(mine, rows))
+    labels = label_verdicts(examination.findings, case, {*foreign, *own})
+    ordinary = ~(examination.excluded | (probability > 0.5))
+    patterns = {
+        label: common(train, np.flatnonzero((probability > 0.5) & (train.labels == label)), reference, ordinary)
+        for label in np.unique(train.labels[probability > 0.5]).tolist()
     }
+    return Verdict(labels, examination, probability, reference.labels, votes, patterns)
 
 
 def _accused(case: Case, whitened: Mapping[str, np.ndarray], disagreement: np.ndarray) -> Iterator[Accused]:
@@ -140,14 +134,14 @@ def is_plausible(group: Accused, disagreement: np.ndarray) -> bool:
     return bool(looks[suspects].mean() >= looks[~suspects].mean() + MORE_FOREIGN) if not suspects.all() else False
 
 
-def judge(findings: list[Finding], case: Case, convicted: Collection[int]) -> list[LabelVerdict]:
+def label_verdicts(findings: list[Finding], case: Case, convicted: Collection[int]) -> list[LabelVerdict]:
     """One verdict for every label of the set, from the findings on its groups and the labels that are convicted in the end."""
     present = np.unique(case.labels)
     evidence = np.zeros(case.classes)
     for finding in findings:
         evidence[finding.accused.label] = max(evidence[finding.accused.label], evidence_of(finding))
     middle = np.median(evidence[present]) if len(present) else 0.0
-    spread = max(MAD_TO_SIGMA * np.median(np.abs(evidence[present] - middle)), LEAST_SPREAD) if len(present) else 1.0
+    deviation = max(spread(evidence[present]), LEAST_SPREAD) if len(present) else 1.0
     verdicts = []
     for label in present.tolist():
         mine = [finding for finding in findings if finding.accused.label == label]
@@ -155,7 +149,7 @@ def judge(findings: list[Finding], case: Case, convicted: Collection[int]) -> li
         telling = [charge(finding) for finding in mine for charge in CHARGES]
         p_value = min([1.0, *(one.p_value * len(CHARGES) * len(findings) for one in telling if one.evidence >= CONVICTS)])
         note = f"only {samples} samples: not examined" if samples < LEAST_PER_LABEL else ""
-        z = float((evidence[label] - middle) / spread)
+        z = float((evidence[label] - middle) / deviation)
         verdicts.append(LabelVerdict(label, samples, len(mine), float(evidence[label]), z, p_value, label in convicted, note))
     return verdicts
 

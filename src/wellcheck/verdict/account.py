@@ -10,7 +10,7 @@ import torch
 
 from wellcheck.artifacts import replacing, write_columns
 from wellcheck.models.storage import write_tensors
-from wellcheck.samples import Samples
+from wellcheck.samples import Samples, image_column
 from wellcheck.verdict import Verdict
 from wellcheck.verdict.charges import CONVICTS, Finding, evidence_of
 
@@ -73,13 +73,10 @@ def write_flagged(path: Path, train: Samples, verdict: Verdict) -> None:
     """The flagged samples, the surest first: sample_id, image, label, suspected_label, probability, reasons (a list of sentences)."""
     rows = np.flatnonzero(verdict.flagged)
     rows = rows[np.argsort(-verdict.probability[rows], kind="stable")]
-    shape = train.images.shape[1:]
-    kind = pa.fixed_shape_tensor(pa.uint8(), shape)
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(train.images[rows]).reshape(-1)), int(np.prod(shape)))
     table = pa.table(
         {
             "sample_id": pa.array(train.sample_id[rows]),
-            "image": pa.ExtensionArray.from_storage(kind, flat),
+            "image": image_column(train.images[rows]),
             "label": pa.array(train.labels[rows]),
             "suspected_label": pa.array(verdict.shown[rows]),
             "probability": pa.array(verdict.probability[rows]),

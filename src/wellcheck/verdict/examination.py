@@ -12,24 +12,19 @@ clean-label poison, or where the second model has not learnt it from what it was
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.stats import binom
 
-from wellcheck.params import Train
 from wellcheck.samples import Samples
 from wellcheck.verdict.charges import Accused, Finding, is_guilty
-from wellcheck.verdict.transfer import TESTED, Transfer, common, features_of, try_on_others
-from wellcheck.verdict.witness import Witness, without
+from wellcheck.verdict.transfer import TESTED, Transfer, common, try_on_others
+from wellcheck.verdict.witness import UNSURE, Witness, Witnesses
 
-LEAST_EPOCHS = 10  # of a reference
 HELD_OUT = 0.25  # of every group on trial
 ON_TRIAL = 0.3  # share of a group that is foreign
 INNOCENT = 0.05  # share of innocent groups that may be as telling as the null
 INNOCENT_TURNS = 0.25, 0.5  # share of images that the pattern of an innocent group may turn: at least and at most
-UNSURE = 0.25  # quantile of ordinary margins: an answer above it is not a guess
 
 
 @dataclass(frozen=True)
@@ -40,46 +35,29 @@ class Examination:
     suspected: Witness  # the model under suspicion
     reference: Witness  # trained without any suspects
     excluded: np.ndarray  # bool [N]: the suspects
-    foreign: np.ndarray  # bool [N]: confidently given to another label by the reference, and answered as labelled by the suspected model
 
 
-def examine(
-    groups: Sequence[Accused], train: Samples, suspected: Witness, recipe: Train, *, device: torch.device, cache: Path
-) -> Examination:
+def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses) -> Examination:
     """Try every group; trains one model, and a second one if what the groups carry does not settle it."""
-    excluded = np.zeros(len(train), bool)
-    for group in groups:
-        excluded[group.suspects] = True
-    reference = without(train, excluded, reference_recipe(recipe, turn=1), device=device, cache=cache, title="reference")
-    foreign = (-reference.margins > reference.confident(~excluded)) & (suspected.margins > 0)
-    features = features_of(reference, train.images, device)
-    rng = np.random.default_rng([recipe.seed, *b"others"])
+    train, seed = witnesses.train, witnesses.recipe.seed
+    excluded = witnesses.marked(group.suspects for group in groups)
+    reference = witnesses.reference(excluded, "reference", turn=1)
+    foreign = reference.contradicts(suspected, ~excluded)
+    rng = np.random.default_rng([seed, *b"others"])
     findings = []
     for group in groups:
         own_content = bool((reference.labels[group.suspects] == group.label).mean() >= 0.5)
-        transfer = _transfer(group, train, suspected, reference, features, excluded, rng, device)
+        transfer = _transfer(group, train, suspected, reference, ~excluded, rng)
         findings.append(Finding(group, own_content, float(foreign[group.suspects].mean()), transfer))
     findings = [replace(one, p_turned=_turns(one, findings)) for one in findings]
     settled = {one.accused.label for one in findings if is_guilty(one, len(findings))}
-    on_trial = np.zeros(len(train), bool)
-    for finding in findings:
-        if finding.foreign >= ON_TRIAL and finding.accused.label not in settled:
-            on_trial[finding.accused.suspects] = True
+    on_trial = [one.accused.suspects for one in findings if one.foreign >= ON_TRIAL and one.accused.label not in settled]
     # A stream of its own: whoever poisoned may have drawn from the same seed.
-    held_out = on_trial & (np.random.default_rng([recipe.seed, *b"held out"]).random(len(train)) < HELD_OUT)
+    held_out = witnesses.marked(on_trial) & (np.random.default_rng([seed, *b"held out"]).random(len(train)) < HELD_OUT)
     if held_out.any():
-        second = without(train, held_out, _recipe(recipe, turn=2), device=device, cache=cache, title="second witness")
+        second = witnesses.without(held_out, "second witness", turn=2)
         findings = [_asked(one, held_out & foreign, train.labels, reference, second, ~excluded) for one in findings]
-    return Examination(findings, suspected, reference, excluded, foreign)
-
-
-def reference_recipe(recipe: Train, *, turn: int) -> Train:
-    """Half the epochs, but enough: what an image shows is learnt long before what a backdoor or a single sample teaches."""
-    return _recipe(recipe, turn=turn).model_copy(update={"epochs": max(recipe.epochs // 2, min(recipe.epochs, LEAST_EPOCHS))})
-
-
-def _recipe(recipe: Train, *, turn: int) -> Train:
-    return recipe.model_copy(update={"seed": (recipe.seed + turn) % 2**32, "early_epochs": 0})
+    return Examination(findings, suspected, reference, excluded)
 
 
 def _asked(
@@ -114,27 +92,19 @@ def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
 
 
 def _transfer(
-    group: Accused,
-    train: Samples,
-    suspected: Witness,
-    reference: Witness,
-    features: torch.Tensor,
-    excluded: np.ndarray,
-    rng: np.random.Generator,
-    device: torch.device,
+    group: Accused, train: Samples, suspected: Witness, reference: Witness, ordinary: np.ndarray, rng: np.random.Generator
 ) -> Transfer:
     suspects = group.suspects
     content = reference.labels[suspects]
-    pattern = common(train, suspects, reference.labels, features, ~excluded)
+    pattern = common(train, suspects, reference, ordinary)
     # A trigger may turn the images of some classes only: others show what the group shows, in the same proportions.
     shown = content[content != group.label]
     if len(shown) <= len(content) / 2:
         shown = train.labels[train.labels != group.label]
-    candidates = np.flatnonzero(~excluded & np.isin(train.labels, shown))
+    candidates = np.flatnonzero(ordinary & np.isin(train.labels, shown))
     classes = len(train.description.class_names)
     chances = np.bincount(shown, minlength=classes) / np.maximum(np.bincount(train.labels[candidates], minlength=classes), 1)
     weights = chances[train.labels[candidates]]
     few = min(TESTED, len(candidates))
     chosen = rng.choice(candidates, few, replace=False, p=weights / weights.sum()) if few else candidates
-    images = train.images[np.sort(chosen)]
-    return try_on_others(pattern, group.label, images, suspected, reference, device)
+    return try_on_others(pattern, group.label, train.images[np.sort(chosen)], suspected, reference)

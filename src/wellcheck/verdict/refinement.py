@@ -1,60 +1,44 @@
 """Which samples of a convicted label: suspects are taken out generously until a reference is free of the backdoor, and that one decides."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.special import expit
 
 from wellcheck.detectors.mixture import SHRINKAGE, peel
-from wellcheck.params import Train
+from wellcheck.metrics import spread
 from wellcheck.samples import Samples
-from wellcheck.verdict.examination import Examination, reference_recipe
-from wellcheck.verdict.transfer import FOLDS, carried, features_of
-from wellcheck.verdict.witness import ORDINARY, Witness, without
+from wellcheck.verdict.charges import FOREIGN
+from wellcheck.verdict.examination import Examination
+from wellcheck.verdict.transfer import FOLDS, carried
+from wellcheck.verdict.witness import UNSURE, Witness, Witnesses
 
 ROUNDS = 2  # references of `refine`, at most
-FOREIGN = 0.5  # share of a convicted group that must still be foreign on appeal
 SETTLED = 0.02  # of the guilty samples: with so few in doubt, another reference would change nothing
 DOUBT = 0.02  # a probability between this and 1 less this
-UNSURE = 0.25  # quantile of ordinary margins: an answer above it is not a guess
 REACH = 3.0  # ordinary margins: what is beyond says no more
 PASSES = 2  # fits of a posterior: the second knows the pattern of what the first one found
 STEPS = 20  # of a fit
 STAMP = 5.0  # standard deviations of carriers and others between the two
-MAD_TO_SIGMA = 1.4826  # of a normal distribution
 TINY = 1e-9
 LEAST_SPREAD = 0.02  # of a score of variance 1: added to every variance
 
 
-def appeal(
-    train: Samples, suspects: Mapping[int, np.ndarray], examination: Examination, recipe: Train, *, device: torch.device, cache: Path
-) -> set[int]:
+def appeal(suspects: Mapping[int, np.ndarray], examination: Examination, witnesses: Witnesses) -> set[int]:
     """The labels whose convicted groups are still foreign to a reference that had to do without these groups alone.
 
     The first reference did without the suspects of all labels, innocent ones among them, and so without what would have taught it that an
     unusual kind of a class belongs there. suspects: rows int64 [n] by label.
     """
-    excluded = np.zeros(len(train), bool)
-    for rows in suspects.values():
-        excluded[rows] = True
-    reference = without(train, excluded, reference_recipe(recipe, turn=3), device=device, cache=cache, title="reference on appeal")
-    foreign = (-reference.margins > reference.confident(~excluded)) & (examination.suspected.margins > 0)
+    excluded = witnesses.marked(suspects.values())
+    reference = witnesses.reference(excluded, "reference on appeal", turn=3)
+    foreign = reference.contradicts(examination.suspected, ~excluded)
     return {label for label, rows in suspects.items() if foreign[rows].mean() >= FOREIGN}
 
 
 def refine(
-    train: Samples,
-    whitened: Mapping[str, np.ndarray],
-    suspects: Mapping[int, np.ndarray],
-    examination: Examination,
-    recipe: Train,
-    *,
-    device: torch.device,
-    cache: Path,
+    whitened: Mapping[str, np.ndarray], suspects: Mapping[int, np.ndarray], examination: Examination, witnesses: Witnesses
 ) -> tuple[dict[int, np.ndarray], Witness]:
     """The probability of being poison for every sample of the convicted labels, float64 [n] in row order, and the last reference.
 
@@ -62,19 +46,18 @@ def refine(
     backdoor alive in a reference, which then reads poison as labelled; so the first reference does without whatever lies apart in a
     convicted label. Those that it clears come back: the next one knows the label better.
     """
-    excluded = np.zeros(len(train), bool)
-    for rows in suspects.values():
-        excluded[rows] = True
+    train, suspected = witnesses.train, examination.suspected
+    excluded = witnesses.marked(suspects.values())
     of_label = {label: np.flatnonzero(train.labels == label) for label in suspects}
-    rng = np.random.default_rng([recipe.seed, *b"peel"])
+    rng = np.random.default_rng([witnesses.recipe.seed, *b"peel"])
     for rows in of_label.values():
         left = rows[~excluded[rows]]
         excluded[left[peel([layer[left] for layer in whitened.values()], rng)]] = True
     for turn in range(ROUNDS):
-        again = reference_recipe(recipe, turn=turn + 4)
-        reference = without(train, excluded, again, device=device, cache=cache, title=f"reference {turn + 2}")
-        judge = Judge(train, whitened, examination.suspected, reference, ~excluded, device)
-        surely, perhaps = judge.foreign(ORDINARY), judge.foreign(UNSURE)
+        reference = witnesses.reference(excluded, f"reference {turn + 2}", turn=turn + 4)
+        ordinary = ~excluded
+        surely, perhaps = reference.contradicts(suspected, ordinary), reference.contradicts(suspected, ordinary, UNSURE)
+        judge = Judge(train, whitened, reference, ordinary)
         posteriors = {}
         for label, rows in of_label.items():
             start = surely[rows] if surely[rows].any() else np.isin(rows, suspects[label])
@@ -94,15 +77,8 @@ class Judge:
 
     train: Samples
     whitened: Mapping[str, np.ndarray]  # float32 [N, d] by layer
-    suspected: Witness
     reference: Witness
-    ordinary: np.ndarray  # bool [N]
-    device: torch.device
-
-    def foreign(self, quantile: float) -> np.ndarray:
-        """Given to another label by the reference, surer than this share of ordinary answers are, and answered as labelled: bool [N]."""
-        found: np.ndarray = (-self.reference.margins > self.reference.confident(self.ordinary, quantile)) & (self.suspected.margins > 0)
-        return found
+    ordinary: np.ndarray  # bool [N], what nobody suspects
 
     def posterior(self, rows: np.ndarray, suspects: np.ndarray) -> np.ndarray:
         """Of all samples of a label, float64 [n]: the layers, the reference's margin, and what the suspects carry, together.
@@ -116,15 +92,10 @@ class Judge:
         for _ in range(PASSES):
             found = members > 0.5
             scores = [separate(layer[rows], found) for layer in self.whitened.values()]
-            pattern = carried(self.train, rows, rows[found], self.reference.labels, self.features, self.ordinary)
+            pattern = carried(self.train, rows, rows[found], self.reference, self.ordinary)
             start = members * carriers(pattern, found)
             members = two_gaussians(np.column_stack([*scores, pattern, margin / max(margin.std(), 1e-9)]), start)
         return members
-
-    @functools.cached_property
-    def features(self) -> torch.Tensor:
-        """Of the reference, float [N, D]."""
-        return features_of(self.reference, self.train.images, self.device)
 
 
 def separate(values: np.ndarray, members: np.ndarray) -> np.ndarray:
@@ -163,8 +134,7 @@ def carriers(pattern: np.ndarray, members: np.ndarray) -> np.ndarray:
 
 def _middle(values: np.ndarray) -> tuple[float, float]:
     """The median, and a spread that few odd values do not change."""
-    middle = float(np.median(values))
-    return middle, max(MAD_TO_SIGMA * float(np.median(np.abs(values - middle))), LEAST_SPREAD**0.5)
+    return float(np.median(values)), max(spread(values), LEAST_SPREAD**0.5)
 
 
 def two_gaussians(values: np.ndarray, members: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from wellcheck.predictions import predict
 from wellcheck.samples import Samples
 from wellcheck.verdict.witness import Witness
 
@@ -53,15 +52,14 @@ class Transfer:
     tested: int  # images
 
 
-def common(train: Samples, members: np.ndarray, content: np.ndarray, features: torch.Tensor, ordinary: np.ndarray) -> Pattern:
+def common(train: Samples, members: np.ndarray, reference: Witness, ordinary: np.ndarray) -> Pattern:
     """The pattern of a group (rows int64 [n]), against ordinary images that the reference holds to be alike.
 
-    content: int64 [N], the class that each sample shows to the reference; features: its penultimate layer, float [N, D]; ordinary: bool
-    [N], those that nobody suspects.
+    ordinary: bool [N], those that nobody suspects.
     """
     members = members[:LARGEST]
     group = train.images[members].astype(np.float32)
-    alike = train.images[_matches(members, content, features, ordinary).ravel()].astype(np.float32)
+    alike = train.images[_matches(members, reference, ordinary).ravel()].astype(np.float32)
     if not len(alike):
         return Pattern(np.zeros(group.shape[1:], np.float32), np.zeros(group.shape[2:], np.float32), np.zeros(group.shape[1:], np.float32))
     spread, usual = group.var(0).mean(0), alike.var(0).mean(0)
@@ -73,15 +71,13 @@ def common(train: Samples, members: np.ndarray, content: np.ndarray, features: t
     return Pattern(_beyond(group.mean(0) - alike.mean(0), chance), weight.astype(np.float32), group.mean(0))
 
 
-def carried(
-    train: Samples, rows: np.ndarray, members: np.ndarray, content: np.ndarray, features: torch.Tensor, ordinary: np.ndarray
-) -> np.ndarray:
+def carried(train: Samples, rows: np.ndarray, members: np.ndarray, reference: Witness, ordinary: np.ndarray) -> np.ndarray:
     """How much of what the members have in common each of the rows carries, float64 [n] of variance 1; zeros where there is nothing.
 
     A matched filter on what sets an image apart from ordinary ones of the same content. Every member is measured by the others' pattern:
     by its own it would carry its own noise. rows, members: int64; the members are among the rows.
     """
-    matched = _matches(rows, content, features, ordinary)
+    matched = _matches(rows, reference, ordinary)
     inside = np.isin(rows, members)
     if inside.sum() < 2 * FOLDS or inside.all() or not matched.size:
         return np.zeros(len(rows))
@@ -109,8 +105,9 @@ def _beyond(means: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return shrunk
 
 
-def _matches(rows: np.ndarray, content: np.ndarray, features: torch.Tensor, ordinary: np.ndarray) -> np.ndarray:
-    """For every row, ordinary samples of the same content that are nearest to it, itself excepted: int64 [n, MATCHES], or [n, 0]."""
+def _matches(rows: np.ndarray, reference: Witness, ordinary: np.ndarray) -> np.ndarray:
+    """For every row, ordinary samples that show the reference the same, the nearest: int64 [n, MATCHES], or [n, 0]; itself excepted."""
+    content, features = reference.labels, reference.features
     matched = np.empty((len(rows), MATCHES), np.int64)
     for shown in np.unique(content[rows]):
         mine = np.flatnonzero(content[rows] == shown)
@@ -126,9 +123,7 @@ def _matches(rows: np.ndarray, content: np.ndarray, features: torch.Tensor, ordi
     return matched
 
 
-def try_on_others(
-    pattern: Pattern, label: int, images: np.ndarray, suspected: Witness, reference: Witness, device: torch.device
-) -> Transfer:
+def try_on_others(pattern: Pattern, label: int, images: np.ndarray, suspected: Witness, reference: Witness) -> Transfer:
     """Put the pattern on images uint8 [n, C, H, W] of other classes, in each way that it can be; the most telling legible one counts.
 
     Without images nothing is turned, and nothing is known to be legible.
@@ -138,21 +133,10 @@ def try_on_others(
     ways = [pattern.add(images, strength) for strength in STRENGTHS]
     if pattern.weight.any():
         ways.append(pattern.paste(images))
-    content = _answers(reference, images, device)
+    content = reference.answers(images)
     found = []
     for changed in ways:
-        kept = _answers(reference, changed, device) == content
-        turned = _answers(suspected, changed, device) == label
+        kept = reference.answers(changed) == content
+        turned = suspected.answers(changed) == label
         found.append(Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images)))
     return max(found, key=lambda one: (one.legible >= LEGIBLE, one.turned))
-
-
-def _answers(witness: Witness, images: np.ndarray, device: torch.device) -> np.ndarray:
-    return predict(witness.classifier, images, device=device, title="transfer").labels
-
-
-@torch.inference_mode()
-def features_of(witness: Witness, images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """The penultimate layer of a witness, float [N, D], on the CPU."""
-    embed = witness.classifier.embed
-    return torch.cat([embed(part.to(device)).cpu() for part in torch.from_numpy(images).split(BATCH)])

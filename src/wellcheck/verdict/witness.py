@@ -1,5 +1,7 @@
 """Witnesses: models trained again without some of the samples, and what they say of those they have never seen."""
 
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +14,19 @@ from wellcheck.params import Train
 from wellcheck.predictions import predict
 from wellcheck.samples import Samples
 
-ORDINARY = 0.5  # a margin is confident where it is above this quantile of those of ordinary samples, answered as labelled
+ORDINARY = 0.5  # quantile of the margins of ordinary samples, answered as labelled: an answer above it is confident
+UNSURE = 0.25  # quantile of these: an answer above it is not a guess
+LEAST_EPOCHS = 10  # of a reference
+BATCH = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Witness:
-    """A model, and its answers for all N training samples."""
+    """A model, and what it says of all N training samples."""
 
     classifier: Classifier
+    images: np.ndarray  # uint8 [N, C, H, W]
+    device: torch.device
     labels: np.ndarray  # int64 [N]: its answers
     margins: np.ndarray  # float32 [N]: log-probability of the received label less that of the best other one
 
@@ -28,21 +35,61 @@ class Witness:
         right = self.margins[ordinary & (self.margins > 0)]
         return float(np.quantile(right, quantile)) if len(right) else float("inf")
 
+    def contradicts(self, other: "Witness", ordinary: np.ndarray, quantile: float = ORDINARY) -> np.ndarray:
+        """Samples that the other model answers as labelled, and this one gives to another label, bool [N].
 
-def hear(classifier: Classifier, train: Samples, device: torch.device, *, title: str) -> Witness:
-    """Ask a model about all samples."""
-    log_probabilities = predict(classifier, train.images, device=device, title=title).log_probabilities
-    rows = np.arange(len(train))
-    own = log_probabilities[rows, train.labels]
-    others = log_probabilities.copy()
-    others[rows, train.labels] = -np.inf
-    return Witness(classifier, log_probabilities.argmax(1), own - others.max(1))
+        As surely, at least, as this share of ordinary samples (bool [N]) is answered: many margins are alike where a network saturates.
+        """
+        found: np.ndarray = (-self.margins >= self.confident(ordinary, quantile)) & (other.margins > 0)
+        return found
+
+    def answers(self, images: np.ndarray) -> np.ndarray:
+        """Its answers for images uint8 [n, C, H, W], int64 [n]."""
+        return predict(self.classifier, images, device=self.device, title="transfer").labels
+
+    @functools.cached_property
+    @torch.inference_mode()
+    def features(self) -> torch.Tensor:
+        """Its penultimate layer for all training samples, float [N, D], on the CPU."""
+        return torch.cat([self.classifier.embed(part.to(self.device)).cpu() for part in torch.from_numpy(self.images).split(BATCH)])
 
 
-def without(train: Samples, left_out: np.ndarray, recipe: Train, *, device: torch.device, cache: Path, title: str) -> Witness:
-    """Train a model on all samples but these (bool [N]), and ask it about all. Taken up from `cache` if it was interrupted."""
-    kept = train.take(~left_out)
-    nobody = train.take(np.empty(0, np.int64))
-    name = training.checkpoint_name(kept.digest(), "", recipe, device)
-    trained = training.train(kept, nobody, recipe, device=device, checkpoint=cache / name, title=title)
-    return hear(trained.classifier, train, device, title=title)
+@dataclass(frozen=True)
+class Witnesses:
+    """Who can be asked about a delivered training set: models trained on it by one recipe, taken up from `cache` if interrupted."""
+
+    train: Samples
+    recipe: Train
+    device: torch.device
+    cache: Path
+
+    def hear(self, classifier: Classifier, title: str) -> Witness:
+        """Ask a model about all samples."""
+        log_probabilities = predict(classifier, self.train.images, device=self.device, title=title).log_probabilities
+        rows = np.arange(len(self.train))
+        own = log_probabilities[rows, self.train.labels]
+        others = log_probabilities.copy()
+        others[rows, self.train.labels] = -np.inf
+        return Witness(classifier, self.train.images, self.device, log_probabilities.argmax(1), own - others.max(1))
+
+    def without(self, left_out: np.ndarray, title: str, *, turn: int, epochs: int | None = None) -> Witness:
+        """A model trained on all samples but these (bool [N]); `turn` makes its seed another than any other model's."""
+        recipe = self.recipe.model_copy(
+            update={"seed": (self.recipe.seed + turn) % 2**32, "early_epochs": 0, "epochs": epochs or self.recipe.epochs}
+        )
+        kept = self.train.take(~left_out)
+        nobody = self.train.take(np.empty(0, np.int64))
+        checkpoint = self.cache / training.checkpoint_name(kept.digest(), "", recipe, self.device)
+        trained = training.train(kept, nobody, recipe, device=self.device, checkpoint=checkpoint, title=title)
+        return self.hear(trained.classifier, title)
+
+    def reference(self, left_out: np.ndarray, title: str, *, turn: int) -> Witness:
+        """Half the epochs, but enough: what an image shows is learnt long before what a backdoor or a single sample teaches."""
+        return self.without(left_out, title, turn=turn, epochs=max(self.recipe.epochs // 2, min(self.recipe.epochs, LEAST_EPOCHS)))
+
+    def marked(self, groups: Iterable[np.ndarray]) -> np.ndarray:
+        """The samples of these groups (rows int64 [n] each), bool [N]."""
+        marked = np.zeros(len(self.train), bool)
+        for rows in groups:
+            marked[rows] = True
+        return marked
