@@ -45,22 +45,27 @@ def of(features: np.ndarray, labels: np.ndarray, **parts: Any) -> Case:
 @given(count=st.integers(2, 30), width=st.integers(1, 40), seed=st.integers(0, 1000))
 def test_principal_directions_are_those_of_scikit_learn(count: int, width: int, seed: int) -> None:
     features = np.random.default_rng(seed).standard_normal((count, width)) * np.linspace(3, 1, width) + 7
-    mean, variances, found = principal(features, np.arange(count), count=3, seed=0)
+    found = principal(features, np.arange(count), count=3, seed=0)
     wanted = PCA(min(3, count, width)).fit(features)
-    np.testing.assert_allclose(mean, wanted.mean_)
-    kept = len(variances)
+    np.testing.assert_allclose(found.mean, wanted.mean_)
+    kept = len(found.variances)
     assert kept == min(3, count - 1, width)
-    np.testing.assert_allclose(variances * count / (count - 1), wanted.explained_variance_[:kept], rtol=1e-6)
-    np.testing.assert_allclose(np.abs((found.T * wanted.components_[:kept]).sum(1)), 1, rtol=1e-5)
+    np.testing.assert_allclose(found.variances * count / (count - 1), wanted.explained_variance_[:kept], rtol=1e-6)
+    np.testing.assert_allclose(np.abs((found.directions.T * wanted.components_[:kept]).sum(1)), 1, rtol=1e-5)
+    np.testing.assert_allclose(found.places, (features - found.mean) @ found.directions, atol=1e-9)
 
 
-def test_a_wide_layer_gives_the_same_directions(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = np.random.default_rng(0)
-    features = generator.standard_normal((200, 60)) * np.append([9, 7, 5], np.ones(57))
+@pytest.mark.parametrize("kind", [np.float64, np.float16])
+def test_many_rows_and_columns_give_the_same_directions(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = (np.random.default_rng(0).standard_normal((200, 90)) * np.append([9, 7, 5], np.ones(87))).astype(kind)
+    read_once = principal(features, np.arange(200), count=3, seed=0)
+    monkeypatch.setattr("wellcheck.detectors.directions.CHUNK_VALUES", 90 * 70)
+    in_pieces = principal(features, np.arange(200), count=3, seed=0)
+    monkeypatch.setattr("wellcheck.detectors.directions.FEW", 10)
     exact = principal(features, np.arange(200), count=3, seed=0)
-    monkeypatch.setattr("wellcheck.detectors.directions.EXACT_WIDTH", 59)
-    for one, other in zip(exact, principal(features, np.arange(200), count=3, seed=0), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-2)
+    for one in (read_once, in_pieces):
+        for name, wanted in vars(exact).items():
+            np.testing.assert_allclose(getattr(one, name), wanted, rtol=1e-4, atol=1e-3, err_msg=name)
 
 
 # centroid

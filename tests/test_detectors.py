@@ -348,9 +348,10 @@ def test_the_size_of_pieces_plays_no_part(name: DetectorName, monkeypatch: pytes
 
 
 @by_features
-def test_a_wide_layer_makes_no_wide_matrix(name: DetectorName, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_is_read_in_pieces_gives_about_the_same_order(name: DetectorName, monkeypatch: pytest.MonkeyPatch) -> None:
     case, poisoned = planted()
-    monkeypatch.setattr(directions, "EXACT_WIDTH", 11)
+    monkeypatch.setattr(directions, "CHUNK_VALUES", 12 * 90)
+    monkeypatch.setattr(directions, "FEW", 0)
     scores = score(name, case)
     inside = case.labels == 1
     assert roc_auc_score(poisoned[inside], scores[inside]) > 0.95

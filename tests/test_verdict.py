@@ -18,9 +18,10 @@ from wellcheck.detectors.case import Case
 from wellcheck.embeddings.capture import capture_all
 from wellcheck.errors import InputError
 from wellcheck.samples import Description, Samples
-from wellcheck.verdict import Verdict, account, is_plausible, label_verdicts
+from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, put_on_trial
 from wellcheck.verdict.charges import Accused, Finding, evidence_of, is_guilty
-from wellcheck.verdict.refinement import carriers, separate
+from wellcheck.verdict.examination import apart, facing
+from wellcheck.verdict.refinement import carriers, separate, two_gaussians
 from wellcheck.verdict.transfer import Pattern, Transfer, common
 from wellcheck.verdict.witness import Witness
 
@@ -36,11 +37,11 @@ RECIPE = params.Train(model="two_conv_cnn", epochs=8, batch_size=32, learning_ra
 def finding(label: int = 0, *, turned: float = 0.0, legible: float = 1.0, **facts: Any) -> Finding:
     accused = Accused(label, "made up", np.arange(10), np.linspace(0, 1, 10))
     nothing = Pattern(np.zeros((1, 4, 4)), np.zeros((4, 4)), np.zeros((1, 4, 4)))
-    told = {"own_content": False, "foreign": 0.9, "held_out": 10, "generalises": 0.9, "p_generalises": 1e-9, "p_turned": 1e-9}
+    told = {"own": 0.0, "foreign": 0.9, "held_out": 10, "generalises": 0.9, "p_generalises": 1e-9, "p_turned": 1e-9}
     return Finding(accused, **(told | facts), transfer=Transfer(nothing, turned, legible, 400))
 
 
-OWN: dict[str, Any] = {"own_content": True, "foreign": 0.1, "held_out": 0, "generalises": 0.0, "p_generalises": 1.0}
+OWN: dict[str, Any] = {"own": 0.8, "foreign": 0.1, "apart": 1.5, "held_out": 0, "generalises": 0.0, "p_generalises": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -53,11 +54,16 @@ OWN: dict[str, Any] = {"own_content": True, "foreign": 0.1, "held_out": 0, "gene
         ({"p_generalises": 0.00051}, False),  # 0.00051 × 10 groups × 2 charges
         ({"p_generalises": 0.00049}, True),
         ({"generalises": 0.0, "turned": 0.8}, True),
-        (OWN | {"turned": 0.8}, True),
-        (OWN | {"turned": 0.8, "legible": 0.89}, False),  # it spoils the image
-        (OWN | {"turned": 0.69}, False),
+        (OWN | {"turned": 0.21}, True),
+        (OWN | {"turned": 0.8, "legible": 0.84}, False),  # it spoils the image
+        (OWN | {"turned": 0.19}, False),
+        (OWN | {"turned": 0.8, "apart": 1.49}, False),  # other classes have such kinds too
         (OWN | {"turned": 0.8, "p_turned": 0.00051}, False),
         (OWN | {"turned": 0.8, "p_turned": 0.00049}, True),
+        (OWN | {"own": 0.79, "foreign": 0.24, "turned": 0.8}, False),  # the reference does not know what it shows
+        (OWN | {"own": 0.79, "foreign": 0.25, "turned": 0.71}, True),
+        (OWN | {"own": 0.79, "foreign": 0.25, "turned": 0.69}, False),
+        (OWN | {"own": 0.79, "foreign": 0.25, "turned": 0.8, "legible": 0.89}, False),
         ({"turned": 0.8, "p_generalises": 1.0, "p_turned": 1e-9}, True),
         ({"turned": 0.1, "p_generalises": 1.0, "p_turned": 1e-9}, False),  # the p-value of one charge is none of the other's
     ],
@@ -72,19 +78,37 @@ def test_evidence_by_hand() -> None:
     assert evidence_of(finding(generalises=0.25)) == 0.5
     assert evidence_of(finding(foreign=1.0, generalises=1.0)) == 1
     assert evidence_of(finding(held_out=4)) == 0
-    assert evidence_of(finding(**OWN, turned=0.7)) == 0.5
-    assert evidence_of(finding(**OWN, turned=0.35)) == 0.25
+    assert evidence_of(finding(**OWN, turned=0.2)) == 0.5
+    assert evidence_of(finding(**OWN | {"own": 0.5, "foreign": 0.3}, turned=0.35)) == 0.25
     assert evidence_of(finding(**OWN, turned=0.99, legible=0.5)) == 0
 
 
+def group(share: float, *, gain: float, start: float = 0.0) -> Accused:
+    """A group of a label of a hundred samples: this share of it, from the given one on."""
+    place = np.arange(100) / 100
+    return Accused(0, "made up", np.arange(100), ((place >= start) & (place < start + share)).astype(float), gain)
+
+
 @pytest.mark.parametrize(
-    ("share", "foreign", "elsewhere", "plausible"),
-    [(0.2, 0.0, 0.0, True), (0.5, 0.1, 0.0, False), (0.5, 0.3, 0.1, False), (0.5, 0.4, 0.1, True), (1.0, 1.0, 0.0, False)],
+    ("share", "foreign", "elsewhere", "looks"),
+    [(0.2, 0.3, 0.1, False), (0.5, 0.4, 0.1, True), (0.5, 0.1, 0.4, False), (1.0, 1.0, 0.0, False), (0.0, 1.0, 0.0, False)],
 )
-def test_large_groups_must_look_foreign(share: float, foreign: float, elsewhere: float, plausible: bool) -> None:
-    suspects = np.arange(100) < 100 * share
-    accused = Accused(0, "made up", np.arange(100), suspects.astype(float))
-    assert is_plausible(accused, np.where(suspects, foreign, elsewhere)) is plausible
+def test_what_looks_foreign(share: float, foreign: float, elsewhere: float, looks: bool) -> None:
+    assert looks_foreign(group(share, gain=1), np.where(np.arange(100) < 100 * share, foreign, elsewhere)) is looks
+
+
+def test_enough_of_a_label_is_left_for_the_reference() -> None:
+    native, foreign = np.zeros(100), np.where(np.arange(100) < 30, 0.5, 0.0)
+    best, second, small = group(0.5, gain=2), group(0.2, gain=1, start=0.4), group(0.05, gain=0.5, start=0.45)
+    assert put_on_trial([small, second, best], native) == [best]  # half of the label is left out already
+    assert put_on_trial([small, second, group(0.71, gain=3)], native) == [second, small]
+    odd = group(0.3, gain=0.1)
+    assert put_on_trial([small, odd, second, best], foreign) == [best, odd]  # what looks foreign comes first, but for the best
+    assert put_on_trial([], native) == []
+    rng = np.random.default_rng(0)
+    many = [group(rng.uniform(0, 0.7), gain=rng.uniform(), start=rng.uniform(0, 0.5)) for _ in range(20)]
+    taken = np.unique(np.concatenate([one.suspects for one in put_on_trial(many, foreign)]))
+    assert 0 < len(taken) <= 70
 
 
 def test_labels_by_hand() -> None:
@@ -122,6 +146,15 @@ def test_a_reference_contradicts_where_it_is_sure_and_the_model_answers_as_label
     np.testing.assert_array_equal(reference.contradicts(suspected, ordinary, 0.25), np.isin(np.arange(8), [4, 5]))
     saturated = witness_of(images, margins=np.array([7, 7, 7, 7, -7, -7, -7, 7.0]))
     np.testing.assert_array_equal(saturated.contradicts(suspected, ordinary), np.isin(np.arange(8), [4, 5]))
+
+
+def test_what_lies_far_from_all_that_is_ordinary_is_typical_of_nothing() -> None:
+    images = np.random.default_rng(0).normal(100, 1, (400, 1, 2, 2)).astype(np.float32)
+    images[:5] += 30
+    ordinary = np.arange(400) >= 20
+    typical = witness_of(images, margins=np.ones(400)).typical(ordinary)
+    assert not typical[:5].any() and typical[5:20].mean() > 0.8 and 0.93 < typical[ordinary].mean() < 0.97
+    assert not witness_of(images, margins=np.ones(400)).typical(np.arange(400) > 395).any()
 
 
 # patterns
@@ -168,6 +201,36 @@ def test_an_odd_image_without_the_stamp_is_no_member() -> None:
     np.testing.assert_array_equal(carriers(pattern, members), np.arange(1000) < 80)
     smooth = np.random.default_rng(0).standard_normal(1000) + members
     assert carriers(smooth, members).all() and carriers(np.zeros(1000), members).all()
+
+
+def test_the_most_innocent_are_not_taken_for_members_of_the_wider_group() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(3, 2.5, 200), rng.normal(0, 0.5, 1000), np.linspace(-9, -3, 20)])[:, None]
+    found = two_gaussians(values, (np.arange(1220) < 200).astype(float))
+    assert found[:200].mean() > 0.5 and found[-20:].max() < 0.5
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_two_halves_the_one_that_turns_other_images_is_tried(turned: bool) -> None:
+    samples, _ = stamped(100, lambda images: images // 2 + 127)
+    samples.labels[200:] = 1
+    half = (np.arange(200) < 100) ^ turned
+    bright: Any = SimpleNamespace(answers=lambda images: np.where(images.mean((1, 2, 3)) > 180, 0, 1))
+    tried = facing(Accused(0, "made up", np.arange(200), half.astype(float)), bright, samples, seed=0)
+    np.testing.assert_array_equal(tried.suspects, np.arange(100))
+    small = Accused(0, "made up", np.arange(200), (np.arange(200) < 70) * 1.0)
+    assert facing(small, bright, samples, seed=0) is small
+
+
+def test_how_far_apart_by_hand() -> None:
+    def one(label: int, share: float, gain: float, source: str = "a") -> Finding:
+        return replace(finding(label), accused=Accused(label, source, np.arange(100), (np.arange(100) < 100 * share) * 1.0, gain))
+
+    mine = one(0, 0.4, 3.0)
+    others = [one(1, 0.2, 1.5), one(1, 0.19, 9.0), one(2, 0.5, 1.0), one(3, 0.5, 8.0, "b"), one(0, 0.5, 7.0)]
+    assert apart(mine, [mine, *others]) == 2.0
+    assert apart(mine, [mine, others[1]]) == 3.0 / 9.0  # none is as large: any will do
+    assert apart(mine, [mine]) == pytest.approx(30)
 
 
 # verdicts on sets whose truth is known

@@ -126,9 +126,9 @@ def _most(result: Result) -> float:
 
 
 def _right(result: Result) -> bool:
-    """Whether labels are named, and none but those that the backdoor leads to: with all-to-all any."""
+    """Whether all labels that the backdoor leads to are named, and no other: with all-to-all that is every label."""
     named, target = result["verdict"]["target_labels"], result["target_label"]
-    return bool(named) and (target is None or named == [target])
+    return len(named) == len(result["verdict"]["evidence"]) if target is None else named == [target]
 
 
 def _share(values: list[Any], holds: Callable[[Any], bool]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wellcheck.detectors.case import Case
-from wellcheck.detectors.directions import principal, projected
+from wellcheck.detectors.directions import principal
 from wellcheck.detectors.two_means import margins, silhouette, two_means
 
 DIRECTIONS = 10
@@ -57,8 +57,7 @@ def clusters(case: Case, layer: str = "penultimate") -> Iterator[Clusters]:
     """
     features = case.layer(layer)
     for label, rows in case.members(at_least=LEAST_PER_LABEL):
-        mean, _, directions = principal(features, rows, count=DIRECTIONS, seed=case.seed)
-        points = projected(features, rows, mean, directions)
+        points = principal(features, rows, count=DIRECTIONS, seed=case.seed).places
         smaller = two_means(points, seed=case.seed) if points.size else np.zeros(len(rows), bool)
         apart = silhouette(points, smaller, seed=case.seed) if smaller.any() else 0.0
         yield Clusters(label, rows, smaller, margins(points, smaller), apart)

@@ -1,13 +1,14 @@
-"""The mean, the spread and the principal directions of some rows of a layer that may be larger than memory."""
+"""The mean, the scatter and the principal directions of some rows of a layer that may be larger than memory."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-CHUNK_VALUES = 2**22  # float64 held at once: 32 MiB
-EXACT_WIDTH = 2048  # up to here the D × D scatter is cheap; wider layers get their leading directions from a few passes
-OVERSAMPLED = 12  # directions more than wanted, and passes: Halko, Martinsson and Tropp (2011), algorithm 4.4
+CHUNK_VALUES = 2**22  # held at once: 32 MiB of float64
+OVERSAMPLED = 12  # directions more than wanted
 PASSES = 4
+FEW = 4  # rows or columns are few up to so many times the directions asked for
 
 
 def chunks(layer: np.ndarray, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -43,41 +44,65 @@ def projected(layer: np.ndarray, rows: np.ndarray, mean: np.ndarray, directions:
     return places
 
 
-def principal(layer: np.ndarray, rows: np.ndarray, *, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean [D] of the rows, their variances [k] along the leading directions, largest first, and those directions [D, k].
+@dataclass(frozen=True)
+class Axes:
+    """Where some rows of a layer vary most."""
 
-    k is at most `count`; directions without variance are left out, so constant rows have none (k = 0). Each direction's largest component
-    is positive, so that no sign hangs on rounding or on the order of the rows.
+    mean: np.ndarray  # float64 [D], of the rows
+    variances: np.ndarray  # float64 [k], of the rows along the directions, largest first
+    directions: np.ndarray  # float64 [D, k]
+    places: np.ndarray  # float64 [n, k], the rows less their mean, on the directions
+
+
+def principal(layer: np.ndarray, rows: np.ndarray, *, count: int, seed: int) -> Axes:
+    """The leading principal directions of the rows (int64 [n]) of a layer, k ≤ `count` of them.
+
+    Directions without variance are left out, so constant rows have none (k = 0). Each direction's largest component is positive, so that no
+    sign hangs on rounding or on the order of the rows. Few rows, or columns, are solved exactly, more by subspace iteration (Halko,
+    Martinsson and Tropp 2011, algorithm 4.4) in the layer's own precision: no D × D matrix is made, and what memory holds is read once.
     """
-    mean = mean_of(layer, rows)
-    if len(rows) < layer.shape[1] and len(rows) <= EXACT_WIDTH:
-        # With X = U S V', X X' = U S² U' and V = X' U / S.
-        centred = layer[rows].astype(np.float64) - mean
-        values, left = np.linalg.eigh(centred @ centred.T)
-        values, directions = values[-count:], centred.T @ (left[:, -count:] / np.sqrt(np.maximum(values[-count:], 1e-300)))
-    elif layer.shape[1] <= EXACT_WIDTH:
-        values, directions = np.linalg.eigh(scatter_of(layer, rows, mean))
+    centred = _Centred(layer, rows, mean_of(layer, rows))
+    if min(len(rows), layer.shape[1]) > FEW * (count + OVERSAMPLED):
+        basis = centred.subspace(count + OVERSAMPLED, seed)
+    elif len(rows) < layer.shape[1]:
+        basis = np.linalg.qr(np.concatenate(list(centred)).T)[0]
     else:
-        values, directions = _leading(layer, rows, mean, count, seed)
-    rounding = 1e-22 * (np.maximum(values, 0).sum() + len(rows) * mean @ mean)
+        basis = np.linalg.eigh(scatter_of(layer, rows, centred.mean))[1][:, -count:]
+    places = np.concatenate([values @ basis for values in centred]).astype(np.float64)
+    values, turned = np.linalg.eigh(places.T @ places)
+    rounding = np.finfo(centred.kind).eps ** 2 * (np.maximum(values, 0).sum() + len(rows) * centred.mean @ centred.mean)
     order = np.argsort(-values, kind="stable")[:count]
     order = order[values[order] > max(1e-10 * values.max(initial=0), rounding)]
-    directions = directions[:, order]
+    directions = basis @ turned[:, order]
     signs = np.sign(directions[np.abs(directions).argmax(0), np.arange(len(order))])
-    return mean, values[order] / len(rows), directions * signs
+    return Axes(centred.mean, values[order] / len(rows), directions * signs, places @ turned[:, order] * signs)
 
 
-def _leading(layer: np.ndarray, rows: np.ndarray, mean: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scatter along the leading directions of a wide layer, ascending, by subspace iteration: no D × D matrix is made."""
-    basis = np.random.default_rng(seed).standard_normal((layer.shape[1], min(count + OVERSAMPLED, *layer.shape)))
-    for _ in range(PASSES):
-        basis = np.linalg.qr(basis)[0]
-        image = np.zeros_like(basis)
-        for _, values in chunks(layer, rows):
-            values -= mean
-            image += values.T @ (values @ basis)
-        basis = image
-    basis = np.linalg.qr(basis)[0]
-    places = projected(layer, rows, mean, basis)
-    values, turned = np.linalg.eigh(places.T @ places)
-    return values, basis @ turned
+class _Centred:
+    """The rows of a layer less their mean, float32 or float64 [m, D] in pieces, read anew for every pass unless they are few."""
+
+    def __init__(self, layer: np.ndarray, rows: np.ndarray, mean: np.ndarray) -> None:
+        self.layer, self.rows, self.mean = layer, rows, mean
+        self.kind = np.result_type(layer.dtype, np.float32)
+        self.held = self._read(rows) if len(rows) * layer.shape[1] <= CHUNK_VALUES else None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if self.held is not None:
+            yield self.held
+            return
+        step = max(1, CHUNK_VALUES // self.layer.shape[1])
+        for start in range(0, len(self.rows), step):
+            yield self._read(self.rows[start : start + step])
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        values: np.ndarray = self.layer[rows].astype(self.kind)
+        values -= self.mean.astype(self.kind)
+        return values
+
+    def subspace(self, width: int, seed: int) -> np.ndarray:
+        """An orthonormal basis [D, width] of about the leading directions."""
+        basis = np.random.default_rng(seed).standard_normal((self.layer.shape[1], width), self.kind.type)
+        for _ in range(PASSES):
+            basis = np.linalg.qr(basis)[0]
+            basis = sum((values.T @ (values @ basis) for values in self), np.zeros_like(basis))
+        return np.asarray(np.linalg.qr(basis)[0])

@@ -37,17 +37,18 @@ def neighbour_votes(case: Case, layer: str = "pixels") -> tuple[np.ndarray, np.n
     if neighbours < 1:
         return np.full(count, np.nan), np.zeros((count, case.classes), np.uint8)
     features = case.layer(layer)
-    mean, _, directions = principal(features, references, count=DIRECTIONS, seed=case.seed)
-    if not directions.size:
+    axes = principal(features, references, count=DIRECTIONS, seed=case.seed)
+    if not axes.directions.size:
         return np.where(members[case.labels] > NEIGHBOURS, 0.0, np.nan), np.zeros((count, case.classes), np.uint8)
-    known = _places(features, references, mean, directions)
+    known = torch.from_numpy(axes.places.astype(np.float32))
     votes = np.empty((count, case.classes), np.uint8)
     place = np.full(count, -1)  # among the references
     place[references] = np.arange(len(references))
     vote = _voting(known.to(case.device), torch.from_numpy(case.labels[references]).to(case.device), neighbours, case.classes)
     for start in range(0, count, CHUNK):
         rows = np.arange(start, min(start + CHUNK, count))
-        votes[rows] = vote(_places(features, rows, mean, directions).to(case.device), place[rows])
+        places = projected(features, rows, axes.mean, axes.directions).astype(np.float32)
+        votes[rows] = vote(torch.from_numpy(places).to(case.device), place[rows])
     share = 1 - votes[np.arange(count), case.labels] / neighbours
     return np.where(members[case.labels] > NEIGHBOURS, share, np.nan), votes
 
@@ -68,7 +69,3 @@ def _voting(known: torch.Tensor, labels: torch.Tensor, neighbours: int, classes:
         return counted
 
     return vote
-
-
-def _places(features: np.ndarray, rows: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(projected(features, rows, mean, directions).astype(np.float32))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from wellcheck.detectors.case import Case
-from wellcheck.detectors.directions import principal, projected
+from wellcheck.detectors.directions import principal
 
 
 def spectral_signatures(case: Case) -> np.ndarray:
@@ -14,6 +14,5 @@ def spectral_signatures(case: Case) -> np.ndarray:
     """
     layer, scores = case.layer("penultimate"), np.full(len(case.labels), np.nan)
     for _, rows in case.members(at_least=2):
-        mean, _, direction = principal(layer, rows, count=1, seed=case.seed)
-        scores[rows] = (projected(layer, rows, mean, direction) ** 2).sum(1)
+        scores[rows] = (principal(layer, rows, count=1, seed=case.seed).places ** 2).sum(1)
     return scores

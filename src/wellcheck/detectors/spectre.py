@@ -7,7 +7,7 @@ still varies. That covariance is estimated by a filter: samples that bear most o
 import numpy as np
 
 from wellcheck.detectors.case import Case
-from wellcheck.detectors.directions import principal, projected
+from wellcheck.detectors.directions import principal
 
 ALPHA = 4.0  # sharpness of the matrix exponential, the paper's
 WIDTHS = (2, 4, 8, 16, 32, 64)  # numbers of directions that are tried
@@ -28,14 +28,13 @@ def spectre(case: Case) -> np.ndarray:
     features, scores = case.layer("penultimate"), np.full(len(case.labels), np.nan)
     for label, rows in case.members(at_least=LEAST_PER_LABEL):
         most = min(WIDTHS[-1], max(1, len(rows) // 4))  # a covariance needs more samples than directions
-        mean, _, directions = principal(features, rows, count=most, seed=case.seed)
-        if not directions.size:
+        places = principal(features, rows, count=most, seed=case.seed).places.astype(np.float32)
+        if not places.size:
             scores[rows] = 0.0
             continue
-        places = projected(features, rows, mean, directions).astype(np.float32)
         ordered = np.argsort(places[:, 0], kind="stable")  # so that the order of the samples plays no part in whom the filter sees
         some = places[ordered[np.random.default_rng([case.seed, label]).permutation(len(rows))[:FILTERED_SAMPLES]]]
-        widths = sorted({min(width, directions.shape[1]) for width in WIDTHS})
+        widths = sorted({min(width, places.shape[1]) for width in WIDTHS})
         tried = [quantum_entropy(places[:, :width], some[:, :width]) for width in widths]
         scores[rows] = max(tried, key=lambda one: float(one.mean()))
     return scores

@@ -1,7 +1,8 @@
 """Label-consistent poison (Turner, Tsipras and Madry 2019, arXiv 1912.02771): images of the target class that are hard to recognise as it.
 
 They are changed by a little so that a surrogate, trained on the same data, no longer sees their class. A model trained on them then leans
-on the trigger, which is easy, and their label is right all the while.
+on the trigger, which is easy, and their label is right all the while. The surrogate is adversarially trained, as in the paper: what fools a
+plainly trained one is a feature itself, which a model learns in place of the trigger.
 """
 
 import math
@@ -18,6 +19,7 @@ from wellcheck.progress import progress
 from wellcheck.samples import Samples
 
 SURROGATE = Train(model="two_conv_cnn", epochs=8, batch_size=128, learning_rate=1e-3, precision="float32", early_epochs=0, seed=0)
+ROBUST_STEP = 1.25  # of the radius (Wong, Rice and Kolter 2020, arXiv 2001.03994: one step from a random start)
 STEPS = 30
 STEP_SHARE = 2.5 / STEPS  # of epsilon (Madry et al. 2018)
 BATCH = 512
@@ -37,7 +39,7 @@ def perturb(train: Samples, rows: np.ndarray, poison: Poison, device: torch.devi
     images, labels = training.to_device(train, device)
     with progress("surrogate", recipe.epochs, "epochs") as advance:
         for epoch in range(recipe.epochs):
-            training.run_epoch(state, images, labels, recipe, epoch)
+            _robust_epoch(state, images, labels, recipe, epoch, poison.epsilon / 2)
             advance(1)
     state.classifier.eval().requires_grad_(False)
     # Pixels are whole numbers of 255: a ball that ends between two of them would be left by rounding.
@@ -47,6 +49,22 @@ def perturb(train: Samples, rows: np.ndarray, poison: Poison, device: torch.devi
         for part in torch.from_numpy(rows).to(device).split(BATCH)
     ]
     return torch.cat(moved).mul(255).round().to(torch.uint8).cpu().contiguous().numpy() if moved else train.images[:0]
+
+
+def _robust_epoch(state: training.State, images: torch.Tensor, labels: torch.Tensor, recipe: Train, epoch: int, radius: float) -> None:
+    """One pass over images that are moved within an L∞ ball against the classifier as it is."""
+    state.classifier.train()
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+    for batch in torch.randperm(len(labels), generator=generator).to(images.device).split(recipe.batch_size):
+        clean = images[batch].float() / 255
+        start = radius * (2 * torch.rand(clean.shape, generator=generator).to(clean.device) - 1)
+        moved = (clean + start).clamp(0, 1).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(state.classifier(moved), labels[batch]), moved)
+        moved = (start + ROBUST_STEP * radius * gradient.sign()).clamp(-radius, radius).add(clean).clamp(0, 1)
+        loss = nn.functional.cross_entropy(state.classifier(moved), labels[batch])
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
 
 
 def _ascend(classifier: Classifier, clean: torch.Tensor, labels: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -3,7 +3,7 @@
 First per label, then samples inside the convicted labels only. Nothing that was planted is known here, no clean data, no rate, no target.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from wellcheck.metrics import spread
 from wellcheck.params import Train
 from wellcheck.samples import Samples
 from wellcheck.verdict.charges import CHARGES, CONVICTS, Accused, Finding, by_pattern, evidence_of, is_guilty
-from wellcheck.verdict.examination import Examination, examine
+from wellcheck.verdict.examination import Examination, examine, facing
 from wellcheck.verdict.refinement import Judge, appeal, refine
 from wellcheck.verdict.transfer import Pattern, common
 from wellcheck.verdict.witness import Witnesses
 
 GROUPS = 3  # per label and layer
-SMALL_SHARE = 0.25  # of the label: larger groups must look foreign
+MOST = 0.7  # of a label that its groups may take
+MOST_OF_THE_REST = 0.4  # of a label, where they neither look foreign nor lie farthest apart
 MORE_FOREIGN = 0.25  # of the neighbours
 LEAST_SPREAD = 0.05  # of the evidence over labels: where all have next to none, a little more is no outlier
 
@@ -50,7 +51,8 @@ class Verdict:
     labels: list[LabelVerdict]
     examination: Examination
     probability: np.ndarray  # float64 [N], of being poison; 0 outside the convicted labels
-    shown: np.ndarray  # int64 [N], the class that a model free of the suspects reads in each image
+    shown: np.ndarray  # int64 [N], the class that the last reference reads in each image
+    unseen: np.ndarray  # bool [N], what that reference was trained without
     votes: np.ndarray  # uint8 [N, classes], of the nearest neighbours in pixels
     patterns: dict[int, Pattern]  # what the flagged samples of a convicted label have in common
 
@@ -79,18 +81,22 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
     classifier, _ = case.model()
     disagreement, votes = neighbour_votes(case)
     whitened = {layer: whiten(case, layer) for layer in LAYERS}
-    accused = list(_accused(case, whitened, disagreement))
     witnesses = Witnesses(train, recipe, case.device, cache)
-    examination = examine(accused, witnesses.hear(classifier, "model under suspicion"), witnesses)
+    suspected = witnesses.hear(classifier, "model under suspicion")
+    accused = [
+        one if looks_foreign(one, disagreement) else facing(one, suspected, train, case.seed)
+        for one in _accused(case, whitened, disagreement)
+    ]
+    examination = examine(accused, suspected, witnesses)
     guilty = [one for one in examination.findings if is_guilty(one, len(examination.findings))]
     foreign = _suspects(one.accused for one in guilty if not one.own_content)
     turning = {one.accused.label for one in guilty if by_pattern(one).holds(len(examination.findings))}
     if foreign.keys() - turning:
         upheld = appeal(foreign, examination, witnesses)
         foreign = {label: rows for label, rows in foreign.items() if label in upheld | turning}
-    probability, reference = np.zeros(len(train)), examination.reference
+    probability, reference, unseen = np.zeros(len(train)), examination.reference, examination.excluded
     if foreign:
-        posteriors, reference = refine(whitened, foreign, examination, witnesses)
+        posteriors, reference, unseen = refine(whitened, foreign, examination, witnesses)
         for label, values in posteriors.items():
             probability[train.labels == label] = values
     # Where the content is the label's own no reference can tell; what the groups carry can.
@@ -106,32 +112,50 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
         label: common(train, np.flatnonzero((probability > 0.5) & (train.labels == label)), reference, ordinary)
         for label in np.unique(train.labels[probability > 0.5]).tolist()
     }
-    return Verdict(labels, examination, probability, reference.labels, votes, patterns)
+    return Verdict(labels, examination, probability, reference.labels, unseen, votes, patterns)
 
 
 def _accused(case: Case, whitened: Mapping[str, np.ndarray], disagreement: np.ndarray) -> Iterator[Accused]:
+    found: dict[int, list[Accused]] = {}
     for layer, values in whitened.items():
-        for _, groups in find_groups(case, layer, values, disagreement, most=GROUPS):
-            for group in groups:
-                accused = Accused(group.label, f"mixture in {layer}", group.rows, expit(group.log_odds))
-                if is_plausible(accused, disagreement):
-                    yield accused
-    for found in clusters(case):
-        if found.suspicious:
-            yield Accused(found.label, "activation clustering", found.rows, found.smaller.astype(np.float64))
+        for label, groups in find_groups(case, layer, values, disagreement, most=GROUPS):
+            found.setdefault(label, []).extend(
+                Accused(label, f"mixture in {layer}", one.rows, expit(one.log_odds), one.gain) for one in groups
+            )
+    for one in clusters(case):
+        if one.suspicious:
+            accused = Accused(one.label, "activation clustering", one.rows, one.smaller.astype(np.float64))
+            found.setdefault(one.label, []).append(accused)
+    for mine in found.values():
+        yield from put_on_trial(mine, disagreement)
 
 
-def is_plausible(group: Accused, disagreement: np.ndarray) -> bool:
-    """Whether a group is worth a trial: it is small, or its images look much more foreign than the rest of the label.
+def put_on_trial(groups: Sequence[Accused], disagreement: np.ndarray) -> list[Accused]:
+    """The groups of one label that are tried: all, as long as enough of the label is left for a reference to know it.
 
-    To leave out half of a label on suspicion would take from the reference what it needs to know that label. disagreement: float [N], the
-    share of a sample's neighbours in pixels that carry another label.
+    First the best separated one, then those whose images look more foreign than the rest of the label, until 70 % of it are taken; then the
+    others by how well they are separated, until 40 % are. disagreement: float [N], the share of a sample's neighbours in pixels that carry
+    another label.
     """
-    suspects = group.probability > 0.5
-    if suspects.mean() <= SMALL_SHARE:
-        return True
-    looks = np.nan_to_num(disagreement[group.rows])
-    return bool(looks[suspects].mean() >= looks[~suspects].mean() + MORE_FOREIGN) if not suspects.all() else False
+    best = max((group.gain for group in groups), default=0.0)
+    important = [group.gain == best or looks_foreign(group, disagreement) for group in groups]
+    order = sorted(range(len(groups)), key=lambda one: (groups[one].gain < best, not important[one], -groups[one].gain))
+    chosen, taken = [], np.zeros(len(disagreement), bool)
+    for group, first in ((groups[one], important[one]) for one in order):
+        together = taken.copy()
+        together[group.suspects] = True
+        if together.sum() <= (MOST if first else MOST_OF_THE_REST) * len(group.rows):
+            chosen.append(group)
+            taken = together
+    return chosen
+
+
+def looks_foreign(group: Accused, disagreement: np.ndarray) -> bool:
+    """Whether the neighbours of its images, float [N] as above, carry other labels much more often than those of the rest of the label."""
+    suspects, looks = group.probability > 0.5, np.nan_to_num(disagreement[group.rows])
+    if suspects.all() or not suspects.any():
+        return False
+    return bool(looks[suspects].mean() >= looks[~suspects].mean() + MORE_FOREIGN)
 
 
 def label_verdicts(findings: list[Finding], case: Case, convicted: Collection[int]) -> list[LabelVerdict]:

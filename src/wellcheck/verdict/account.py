@@ -94,7 +94,7 @@ def _reasons(verdict: Verdict, train: Samples, row: int) -> list[str]:
     sources = ", ".join(dict.fromkeys(one.source for one in mine if row in one.suspects))
     reasons = [f"lies apart from the rest of {names[label]} ({sources})" if sources else "resembles those that lie apart"]
     shown = int(verdict.shown[row])
-    if shown != label:
+    if shown != label and verdict.unseen[row]:
         reasons.append(f"a model that never saw it reads {names[shown]}")
     votes = verdict.votes[row]
     if votes.any() and votes[label] < votes.max():

@@ -12,6 +12,11 @@ GENERALISES = 0.25  # share of these that must be answered as labelled by a mode
 CONVICTS = 0.5  # evidence, on a scale from 0 to 1
 ASKED = 5  # foreign samples held out, at least
 TURNED = 0.7  # share of other images that a group's pattern must turn
+KNOWN = 0.25  # share of a group that must be foreign for its pattern to count: else the reference may just not know this kind of the label
+OWN = 0.8  # share of a group that the reference reads as labelled: from here on its content is the label's own
+# Where the content is its own the pattern must be strong: it spoils some images, and turns fewer. But so do some natural kinds of a class.
+OWN_TURNED, OWN_LEGIBLE = 0.2, 0.85
+APART = 1.5  # times the gain of other labels' groups: natural kinds of other classes lie as far apart
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,12 @@ class Accused:
     source: str  # who found it
     rows: np.ndarray  # int64 [n], all samples of the label
     probability: np.ndarray  # float64 [n], of belonging to the group
+    gain: float = 0.0  # of log-likelihood by telling it apart, nats a sample, where that is known
+
+    @property
+    def share(self) -> float:
+        """Of the label's samples that are suspects."""
+        return float((self.probability > 0.5).mean())
 
     @property
     def suspects(self) -> np.ndarray:
@@ -35,13 +46,26 @@ class Finding:
     """What the trial says of one group."""
 
     accused: Accused
-    own_content: bool  # whether the reference reads most of it as labelled
-    foreign: float  # share of its samples that the reference confidently gives to another label, and the suspected model does not
+    own: float  # share of its samples that the reference reads as labelled
+    foreign: (
+        float  # share of its samples that are typical of another label to the reference, and answered as labelled by the suspected model
+    )
     transfer: Transfer
+    apart: float = 0.0  # its gain over the largest among other labels' groups that are at least half as large
     p_turned: float = 1.0  # of so many turned, were its pattern like those of other labels' groups
     held_out: int = 0  # foreign samples that the second witness never saw
     generalises: float = 0.0  # share of these that it answers as labelled all the same
     p_generalises: float = 1.0  # of so many, were they answered like others of the same content
+
+    @property
+    def own_content(self) -> bool:
+        """Whether it mostly shows what its label says."""
+        return self.own >= 0.5
+
+    @property
+    def surely_own(self) -> bool:
+        """Whether almost all of it does."""
+        return self.own >= OWN
 
 
 @dataclass(frozen=True)
@@ -64,10 +88,13 @@ def by_content(finding: Finding) -> Charge:
 
 
 def by_pattern(finding: Finding) -> Charge:
-    """A pattern that turns other images and leaves them legible."""
-    if finding.transfer.legible < LEGIBLE:
-        return Charge(0.0, 1.0)
-    return Charge(CONVICTS * finding.transfer.turned / TURNED, finding.p_turned)
+    """A pattern that turns other images and leaves them legible, on a group whose own content is understood."""
+    turned, legible = finding.transfer.turned, finding.transfer.legible
+    if finding.surely_own and legible >= OWN_LEGIBLE:
+        return Charge(CONVICTS * min(turned / OWN_TURNED, finding.apart / APART), finding.p_turned)
+    if finding.foreign >= KNOWN and legible >= LEGIBLE:
+        return Charge(CONVICTS * turned / TURNED, finding.p_turned)
+    return Charge(0.0, 1.0)
 
 
 def evidence_of(finding: Finding) -> float:

@@ -17,14 +17,19 @@ import numpy as np
 from scipy.stats import binom
 
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import Accused, Finding, is_guilty
-from wellcheck.verdict.transfer import TESTED, Transfer, common, try_on_others
+from wellcheck.verdict.charges import OWN, Accused, Finding, is_guilty
+from wellcheck.verdict.transfer import STRONGER, TESTED, Pattern, Transfer, common, try_on_others
 from wellcheck.verdict.witness import UNSURE, Witness, Witnesses
 
+ALMOST_HALF = 0.4  # share of its label from which a group may be the innocent side
+LEAST_GAIN = 0.1  # nats a sample: less is no group
 HELD_OUT = 0.25  # of every group on trial
+CONTROLS = 0.1  # of the ordinary samples, held out with them
 ON_TRIAL = 0.3  # share of a group that is foreign
 INNOCENT = 0.05  # share of innocent groups that may be as telling as the null
-INNOCENT_TURNS = 0.25, 0.5  # share of images that the pattern of an innocent group may turn: at least and at most
+# Share of images that the pattern of an innocent group may turn, at least and at most: what tells a kind of a class from others turns some,
+# what tells it from its own class turns few; and not more than half, for the other groups may be guilty too.
+INNOCENT_TURNS, INNOCENT_OWN_TURNS = (0.25, 0.5), (0.05, 0.5)
 
 
 @dataclass(frozen=True)
@@ -37,62 +42,97 @@ class Examination:
     excluded: np.ndarray  # bool [N]: the suspects
 
 
+def facing(group: Accused, suspected: Witness, train: Samples, seed: int) -> Accused:
+    """The group, or where it is about half of its label, whichever of the two halves turns more images of other labels.
+
+    With clean-label poison neither half looks foreign, and poison need not be the smaller one. Put on other images, what tells a half from
+    the other one leads the model to the label only if it is the trigger.
+    """
+    half = group.probability > 0.5
+    others = np.flatnonzero(train.labels != group.label)
+    if not ALMOST_HALF <= half.mean() <= 1 - ALMOST_HALF or not len(others):
+        return group
+    one, other = (train.images[group.rows[side]].mean(0, dtype=np.float32) for side in (half, ~half))
+    images = train.images[np.sort(np.random.default_rng([seed, *b"facing"]).permutation(others)[:TESTED])]
+    nothing = np.zeros_like(one)
+    ways = [Pattern(difference, nothing[0], nothing).add(images, STRONGER) for difference in (one - other, other - one)]
+    turned = [int((suspected.answers(changed) == group.label).sum()) for changed in ways]
+    return group if turned[0] >= turned[1] else replace(group, probability=1 - group.probability)
+
+
 def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses) -> Examination:
     """Try every group; trains one model, and a second one if what the groups carry does not settle it."""
     train, seed = witnesses.train, witnesses.recipe.seed
     excluded = witnesses.marked(group.suspects for group in groups)
     reference = witnesses.reference(excluded, "reference", turn=1)
-    foreign = reference.contradicts(suspected, ~excluded)
+    foreign = reference.contradicts(suspected, ~excluded) & reference.typical(~excluded)
     rng = np.random.default_rng([seed, *b"others"])
     findings = []
     for group in groups:
-        own_content = bool((reference.labels[group.suspects] == group.label).mean() >= 0.5)
-        transfer = _transfer(group, train, suspected, reference, ~excluded, rng)
-        findings.append(Finding(group, own_content, float(foreign[group.suspects].mean()), transfer))
-    findings = [replace(one, p_turned=_turns(one, findings)) for one in findings]
+        own = float((reference.labels[group.suspects] == group.label).mean())
+        transfer = _transfer(group, train, suspected, reference, ~excluded, rng, harder=own < OWN)
+        findings.append(Finding(group, own, float(foreign[group.suspects].mean()), transfer))
+    findings = [replace(one, apart=apart(one, findings), p_turned=_turns(one, findings)) for one in findings]
     settled = {one.accused.label for one in findings if is_guilty(one, len(findings))}
     on_trial = [one.accused.suspects for one in findings if one.foreign >= ON_TRIAL and one.accused.label not in settled]
     # A stream of its own: whoever poisoned may have drawn from the same seed.
-    held_out = witnesses.marked(on_trial) & (np.random.default_rng([seed, *b"held out"]).random(len(train)) < HELD_OUT)
+    draws = np.random.default_rng([seed, *b"held out"]).random(len(train))
+    held_out, controls = witnesses.marked(on_trial) & (draws < HELD_OUT), ~excluded & (draws < CONTROLS)
     if held_out.any():
-        second = witnesses.without(held_out, "second witness", turn=2)
-        findings = [_asked(one, held_out & foreign, train.labels, reference, second, ~excluded) for one in findings]
+        second = witnesses.without(held_out | controls, "second witness", turn=2)
+        findings = [_asked(one, held_out & foreign, controls, train.labels, reference, second) for one in findings]
     return Examination(findings, suspected, reference, excluded)
 
 
 def _asked(
-    finding: Finding, held_out: np.ndarray, labels: np.ndarray, reference: Witness, second: Witness, ordinary: np.ndarray
+    finding: Finding, held_out: np.ndarray, controls: np.ndarray, labels: np.ndarray, reference: Witness, second: Witness
 ) -> Finding:
     """The finding with the second witness's answers: how many of the group's samples that it never saw it surely answers as labelled.
 
-    The null: samples of other labels that the reference reads alike are answered so at their own rate (with one success added).
+    The null: controls, which it never saw either, of other labels that the reference reads alike are answered so at their own rate (with
+    one success added).
     """
     label, suspects = finding.accused.label, finding.accused.suspects
     asked = suspects[held_out[suspects]]
     if not len(asked):
         return finding
-    sure = (second.labels == label) & (second.margins > second.confident(ordinary, UNSURE))
-    others = ordinary & np.isin(labels, np.unique(reference.labels[asked])) & (labels != label)
+    sure = (second.labels == label) & (second.margins >= second.confident(controls, UNSURE))
+    others = controls & np.isin(labels, np.unique(reference.labels[asked])) & (labels != label)
     rate = (int((second.labels[others] == label).sum()) + 1) / (int(others.sum()) + 1)
     hits = int(sure[asked].sum())
     p_value = float(binom.sf(hits - 1, len(asked), min(rate, 1.0)))
     return replace(finding, held_out=len(asked), generalises=hits / len(asked), p_generalises=p_value)
 
 
+def apart(finding: Finding, findings: Sequence[Finding]) -> float:
+    """How many times as far a group lies apart from its label as the others': those at least half as large, for small ones lie farther."""
+    mine = finding.accused
+    others = [one.accused for one in findings if one.accused.label != mine.label]
+    gains = [one.gain for one in others if one.source == mine.source and 2 * one.share >= mine.share] or [one.gain for one in others]
+    return mine.gain / max([*gains, LEAST_GAIN])
+
+
 def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
     """The binomial p-value of so many turned images, if the group's pattern were like the most telling ones of innocent labels.
 
-    The null: the rate that one in twenty groups of other labels exceeds. At least a quarter, for what tells a class from others turns some
-    images, and not more than half, for the others may be guilty too.
+    The null: the rate that one in twenty groups of other labels exceeds, of those whose content is as much or as little their own.
     """
-    others = [one.transfer.turned for one in findings if one.accused.label != finding.accused.label]
-    rate = np.clip(np.quantile(others, 1 - INNOCENT) if others else 1.0, *INNOCENT_TURNS)
+    alike = [one for one in findings if one.surely_own == finding.surely_own and one.accused.label != finding.accused.label]
+    bounds = INNOCENT_OWN_TURNS if finding.surely_own else INNOCENT_TURNS
+    rate = np.clip(np.quantile([one.transfer.turned for one in alike], 1 - INNOCENT) if alike else 1.0, *bounds)
     tested = finding.transfer.tested
     return float(binom.sf(round(finding.transfer.turned * tested) - 1, tested, rate))
 
 
 def _transfer(
-    group: Accused, train: Samples, suspected: Witness, reference: Witness, ordinary: np.ndarray, rng: np.random.Generator
+    group: Accused,
+    train: Samples,
+    suspected: Witness,
+    reference: Witness,
+    ordinary: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    harder: bool,
 ) -> Transfer:
     suspects = group.suspects
     content = reference.labels[suspects]
@@ -107,4 +147,4 @@ def _transfer(
     weights = chances[train.labels[candidates]]
     few = min(TESTED, len(candidates))
     chosen = rng.choice(candidates, few, replace=False, p=weights / weights.sum()) if few else candidates
-    return try_on_others(pattern, group.label, train.images[np.sort(chosen)], suspected, reference)
+    return try_on_others(pattern, group.label, train.images[np.sort(chosen)], suspected, reference, harder=harder)

@@ -33,14 +33,15 @@ def appeal(suspects: Mapping[int, np.ndarray], examination: Examination, witness
     """
     excluded = witnesses.marked(suspects.values())
     reference = witnesses.reference(excluded, "reference on appeal", turn=3)
-    foreign = reference.contradicts(examination.suspected, ~excluded)
+    foreign = reference.contradicts(examination.suspected, ~excluded) & reference.typical(~excluded)
     return {label for label, rows in suspects.items() if foreign[rows].mean() >= FOREIGN}
 
 
 def refine(
     whitened: Mapping[str, np.ndarray], suspects: Mapping[int, np.ndarray], examination: Examination, witnesses: Witnesses
-) -> tuple[dict[int, np.ndarray], Witness]:
-    """The probability of being poison for every sample of the convicted labels, float64 [n] in row order, and the last reference.
+) -> tuple[dict[int, np.ndarray], Witness, np.ndarray]:
+    """The probability of being poison for every sample of the convicted labels, float64 [n] in row order; the last reference, and what it
+    was trained without, bool [N].
 
     whitened: float32 [N, d] by layer; suspects: rows of the convicted groups, int64 [n] by label. Poison that went unnoticed keeps the
     backdoor alive in a reference, which then reads poison as labelled; so the first reference does without whatever lies apart in a
@@ -54,8 +55,9 @@ def refine(
         left = rows[~excluded[rows]]
         excluded[left[peel([layer[left] for layer in whitened.values()], rng)]] = True
     for turn in range(ROUNDS):
-        reference = witnesses.reference(excluded, f"reference {turn + 2}", turn=turn + 4)
-        ordinary = ~excluded
+        unseen = excluded
+        reference = witnesses.reference(unseen, f"reference {turn + 2}", turn=turn + 4)
+        ordinary = ~unseen
         surely, perhaps = reference.contradicts(suspected, ordinary), reference.contradicts(suspected, ordinary, UNSURE)
         judge = Judge(train, whitened, reference, ordinary)
         posteriors = {}
@@ -68,7 +70,7 @@ def refine(
             doubtful += int(((posteriors[label] > DOUBT) & (posteriors[label] < 1 - DOUBT)).sum())
         if doubtful <= SETTLED * excluded.sum():
             break
-    return posteriors, reference
+    return posteriors, reference, unseen
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Judge:
             scores = [separate(layer[rows], found) for layer in self.whitened.values()]
             pattern = carried(self.train, rows, rows[found], self.reference, self.ordinary)
             start = members * carriers(pattern, found)
-            members = two_gaussians(np.column_stack([*scores, pattern, margin / max(margin.std(), 1e-9)]), start)
+            members = two_gaussians(np.column_stack([*scores, pattern, -margin / max(margin.std(), 1e-9)]), start)
         return members
 
 
@@ -140,16 +142,20 @@ def _middle(values: np.ndarray) -> tuple[float, float]:
 def two_gaussians(values: np.ndarray, members: np.ndarray) -> np.ndarray:
     """The probability of being one of the members, float64 [n]: expectation–maximisation of two Gaussians from a start float [n] in [0, 1].
 
-    values: float [n, d] of variance 1, few columns: each Gaussian has its own covariance, for poison that the model hardly learnt lies
-    with its label in one column and far from it in another.
+    values: float [n, d] of variance 1, few columns, members high: each Gaussian has its own covariance, for poison that the model hardly
+    learnt lies with its label in one column and far from it in another. What lies lower than the middle of the rest counts as that middle:
+    to the wider Gaussian of the members such a sample would be one of them, and it is the most innocent of all.
     """
     count, width = values.shape
     for _ in range(STEPS):
-        densities = []
-        for belongs in (members.clip(TINY), (1 - members).clip(TINY)):
+        densities, rest = [], (1 - members).clip(TINY)
+        seen = np.maximum(values, rest @ values / rest.sum())
+        for belongs in (members.clip(TINY), rest):
             weight = belongs.sum()
-            away = values - belongs @ values / weight
+            middle = belongs @ values / weight
+            away = values - middle
             covariance = (belongs[:, None] * away).T @ away / weight + LEAST_SPREAD * np.eye(width)
+            away = seen - middle
             distance = (away * np.linalg.solve(covariance, away.T).T).sum(1)
             densities.append(np.log(weight / count) - (distance + np.linalg.slogdet(covariance)[1]) / 2)
         before, members = members, np.asarray(expit(densities[0] - densities[1]))

@@ -7,18 +7,16 @@ images of other classes it is a test with a control: a model that never saw the 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from wellcheck.samples import Samples
-from wellcheck.verdict.witness import Witness
+from wellcheck.verdict.witness import NEAREST, Witness, evenly
 
-MATCHES = 5  # images of the same content for every one of the group
 TESTED = 400  # images of other classes
-STRENGTHS = (1.0, 2.0)  # of the difference
+STRONGER = 2.0  # times the difference
 BATCH = 1024
 LARGEST = 1000  # images of a group that are matched for its pattern
-FOLDS = 5  # of the members of a group, for `carried`
 LEGIBLE = 0.9  # share of images that must stay legible to a model that never saw the group
+FOLDS = 5  # of the members of a group, for `carried`
 CHANCE = 3.0  # standard errors: a mean below is as good as nothing
 FLAT = 25.0  # grey levels squared: a pixel that never varies is no better known than this
 
@@ -57,7 +55,7 @@ def common(train: Samples, members: np.ndarray, reference: Witness, ordinary: np
 
     ordinary: bool [N], those that nobody suspects.
     """
-    members = members[:LARGEST]
+    members = evenly(members, LARGEST)
     group = train.images[members].astype(np.float32)
     alike = train.images[_matches(members, reference, ordinary).ravel()].astype(np.float32)
     if not len(alike):
@@ -106,32 +104,31 @@ def _beyond(means: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 
 def _matches(rows: np.ndarray, reference: Witness, ordinary: np.ndarray) -> np.ndarray:
-    """For every row, ordinary samples that show the reference the same, the nearest: int64 [n, MATCHES], or [n, 0]; itself excepted."""
-    content, features = reference.labels, reference.features
-    matched = np.empty((len(rows), MATCHES), np.int64)
+    """For every row, ordinary samples that show the reference the same, the nearest: int64 [n, 5], or [n, 0]; itself excepted."""
+    matched = np.empty((len(rows), NEAREST), np.int64)
+    content = reference.labels
     for shown in np.unique(content[rows]):
         mine = np.flatnonzero(content[rows] == shown)
         others = np.flatnonzero(ordinary & (content == shown))
-        if len(others) <= MATCHES:
+        if len(others) <= NEAREST:
             others = np.flatnonzero(ordinary)
-        if len(others) <= MATCHES:
+        if len(others) <= NEAREST:
             return matched[:, :0]
-        for part in np.array_split(mine, -(-len(mine) // BATCH)):
-            distance = torch.cdist(features[rows[part]], features[others])
-            distance[torch.from_numpy(rows[part, None] == others)] = torch.inf
-            matched[part] = others[distance.topk(MATCHES, largest=False).indices.numpy()]
+        matched[mine] = reference.nearest(rows[mine], others)[1]
     return matched
 
 
-def try_on_others(pattern: Pattern, label: int, images: np.ndarray, suspected: Witness, reference: Witness) -> Transfer:
-    """Put the pattern on images uint8 [n, C, H, W] of other classes, in each way that it can be; the most telling legible one counts.
+def try_on_others(pattern: Pattern, label: int, images: np.ndarray, suspected: Witness, reference: Witness, *, harder: bool) -> Transfer:
+    """Put the pattern on images uint8 [n, C, H, W] of other classes as it is and, if `harder`, stronger and pasted.
 
-    Without images nothing is turned, and nothing is known to be legible.
+    The most telling legible way counts. Without images nothing is turned, and nothing is known to be legible.
     """
     if not len(images):
         return Transfer(pattern, 0.0, 0.0, 0)
-    ways = [pattern.add(images, strength) for strength in STRENGTHS]
-    if pattern.weight.any():
+    ways = [pattern.add(images, 1.0)]
+    if harder:
+        ways.append(pattern.add(images, STRONGER))
+    if harder and pattern.weight.any():
         ways.append(pattern.paste(images))
     content = reference.answers(images)
     found = []

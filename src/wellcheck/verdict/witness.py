@@ -17,6 +17,9 @@ from wellcheck.samples import Samples
 ORDINARY = 0.5  # quantile of the margins of ordinary samples, answered as labelled: an answer above it is confident
 UNSURE = 0.25  # quantile of these: an answer above it is not a guess
 LEAST_EPOCHS = 10  # of a reference
+NEAREST = 5  # neighbours
+REFERENCES = 2000  # of one answer, among which neighbours are sought
+TYPICAL = 0.95  # quantile of how far apart ordinary samples lie
 BATCH = 1024
 
 
@@ -43,6 +46,35 @@ class Witness:
         found: np.ndarray = (-self.margins >= self.confident(ordinary, quantile)) & (other.margins > 0)
         return found
 
+    def typical(self, ordinary: np.ndarray) -> np.ndarray:
+        """Samples as near, in its features, to ordinary ones (bool [N]) that it answers alike as these are to each other, bool [N].
+
+        What a model has never seen it gives to some label all the same, and be it surely; only it does not look like that label's images.
+        """
+        found = np.zeros(len(self.labels), bool)
+        for answer in np.unique(self.labels):
+            rows = np.flatnonzero(self.labels == answer)
+            known = ordinary[rows] & (self.margins[rows] > 0)
+            if known.sum() > NEAREST:
+                distance = self.nearest(rows, evenly(rows[known], REFERENCES))[0].mean(1)
+                found[rows] = distance <= np.quantile(distance[known], TYPICAL)
+        return found
+
+    def nearest(self, rows: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The five samples of `among` (int64 [m], more than five) nearest to each row (int64 [n]) in its features, itself excepted.
+
+        Returns distances float32 [n, 5], and samples int64 [n, 5].
+        """
+        found = np.empty((len(rows), NEAREST), np.int64)
+        distances = np.empty((len(rows), NEAREST), np.float32)
+        for start in range(0, len(rows), BATCH):
+            part = slice(start, start + BATCH)
+            distance = torch.cdist(self.features[rows[part]], self.features[among])
+            distance[torch.from_numpy(rows[part, None] == among)] = torch.inf
+            least = distance.topk(NEAREST, largest=False)
+            distances[part], found[part] = least.values.numpy(), among[least.indices.numpy()]
+        return distances, found
+
     def answers(self, images: np.ndarray) -> np.ndarray:
         """Its answers for images uint8 [n, C, H, W], int64 [n]."""
         return predict(self.classifier, images, device=self.device, title="transfer").labels
@@ -52,6 +84,11 @@ class Witness:
     def features(self) -> torch.Tensor:
         """Its penultimate layer for all training samples, float [N, D], on the CPU."""
         return torch.cat([self.classifier.embed(part.to(self.device)).cpu() for part in torch.from_numpy(self.images).split(BATCH)])
+
+
+def evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, from all parts of them."""
+    return rows[:: -(-len(rows) // most)] if len(rows) else rows
 
 
 @dataclass(frozen=True)
