@@ -256,7 +256,7 @@ def test_perturbed_images_stay_near_and_are_harder_to_recognise(stripes: Samples
     apart = np.abs(moved.astype(int) - clean)
     assert 20 <= apart.max() <= 25  # 0.1 of 255 is 25.5, and pixels are whole
     before, after = losses(stripes, clean, rows), losses(stripes, moved, rows)
-    assert np.median(after) > np.median(before) + 0.5
+    assert np.median(after) > 1.5 * np.median(before)
     assert (after > before).mean() > 0.9
 
 

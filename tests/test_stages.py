@@ -259,9 +259,8 @@ def test_a_set_is_judged_cleansed_and_filtered(folder: Path) -> None:
     run(folder, "poison", "set.parquet", "--poisoned", "p.parquet", "--truth-out", "truth.parquet", rate="0.2")
     run(folder, "train", "p.parquet", "set.parquet", "--model", "m", epochs="2")
     run(folder, "embed", "p.parquet", "m", "--embedded", "e.safetensors")
-    run(folder, "project", "p.parquet", "e.safetensors", "--projection", "map.parquet", iterations="20")
     reached = "--summary v.json --judged j.parquet --flagged f.parquet --patterns patterns.safetensors"
-    run(folder, "verdict", "p.parquet", "e.safetensors", "map.parquet", "m", *reached.split())
+    run(folder, "verdict", "p.parquet", "e.safetensors", "m", *reached.split())
     verdict, judged = read_json(folder / "v.json"), read_columns(folder / "j.parquet")
     assert set(verdict) >= {"poisoned", "target_labels", "p_value", "flagged", "labels"}
     assert verdict["flagged"] == judged["flagged"].sum()
