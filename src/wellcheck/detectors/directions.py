@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 CHUNK_VALUES = 2**22  # held at once: 32 MiB of float64
-OVERSAMPLED = 12  # directions more than wanted
+OVERSAMPLED = 8  # directions more than wanted
 PASSES = 4
 FEW = 4  # rows or columns are few up to so many times the directions asked for
 
@@ -61,7 +62,7 @@ def principal(layer: np.ndarray, rows: np.ndarray, *, count: int, seed: int) -> 
     sign hangs on rounding or on the order of the rows. Few rows, or columns, are solved exactly, more by subspace iteration (Halko,
     Martinsson and Tropp 2011, algorithm 4.4) in the layer's own precision: no D × D matrix is made, and what memory holds is read once.
     """
-    centred = _Centred(layer, rows, mean_of(layer, rows))
+    centred = _Centred(layer, rows)
     if min(len(rows), layer.shape[1]) > FEW * (count + OVERSAMPLED):
         basis = centred.subspace(count + OVERSAMPLED, seed)
     elif len(rows) < layer.shape[1]:
@@ -81,10 +82,13 @@ def principal(layer: np.ndarray, rows: np.ndarray, *, count: int, seed: int) -> 
 class _Centred:
     """The rows of a layer less their mean, float32 or float64 [m, D] in pieces, read anew for every pass unless they are few."""
 
-    def __init__(self, layer: np.ndarray, rows: np.ndarray, mean: np.ndarray) -> None:
-        self.layer, self.rows, self.mean = layer, rows, mean
+    def __init__(self, layer: np.ndarray, rows: np.ndarray) -> None:
+        self.layer, self.rows = layer, rows
         self.kind = np.result_type(layer.dtype, np.float32)
         self.held = self._read(rows) if len(rows) * layer.shape[1] <= CHUNK_VALUES else None
+        self.mean = mean_of(layer, rows) if self.held is None else self.held.mean(0, dtype=np.float64)
+        if self.held is not None:
+            self.held -= self.mean.astype(self.kind)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         if self.held is not None:
@@ -92,17 +96,22 @@ class _Centred:
             return
         step = max(1, CHUNK_VALUES // self.layer.shape[1])
         for start in range(0, len(self.rows), step):
-            yield self._read(self.rows[start : start + step])
+            yield self._read(self.rows[start : start + step]) - self.mean.astype(self.kind)
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
-        values: np.ndarray = self.layer[rows].astype(self.kind)
-        values -= self.mean.astype(self.kind)
-        return values
+        values = self.layer[rows]
+        if values.dtype == np.float16:  # PyTorch widens it several times as fast
+            values = torch.from_numpy(values).float().numpy()
+        return np.asarray(values, self.kind)
 
     def subspace(self, width: int, seed: int) -> np.ndarray:
         """An orthonormal basis [D, width] of about the leading directions."""
         basis = np.random.default_rng(seed).standard_normal((self.layer.shape[1], width), self.kind.type)
         for _ in range(PASSES):
             basis = np.linalg.qr(basis)[0]
-            basis = sum((values.T @ (values @ basis) for values in self), np.zeros_like(basis))
+            narrow = torch.from_numpy(basis)
+            image = torch.zeros_like(narrow.T)
+            for values in map(torch.from_numpy, self):  # PyTorch multiplies such narrow matrices twice as fast
+                image += (values @ narrow).T @ values
+            basis = image.numpy().T
         return np.asarray(np.linalg.qr(basis)[0])
