@@ -78,9 +78,9 @@ def hashes(lock: str) -> dict[str, str]:
          {"download", "split", "train@clean", "embed@clean", "project@clean", "verdict@clean"}),
         ({"images_per_grid: 16": "images_per_grid: 9"}, {"report"}, ALL - {"report"}),
         ({"confidence: 0.95": "confidence: 0.9"}, {"evaluate", "report"}, ALL - {"evaluate", "report"}),
-        # The map is among what the verdict may look at; it comes to the same, and what lies below is spared.
-        ({"iterations: 50": "iterations: 60"}, {"project@clean", "project@poisoned", "detect", "verdict@clean", "verdict@poisoned"},
-         {"train@clean", "embed@clean", "cleanse", "train@cleansed", "evaluate"}),
+        # The verdict does not look at the map.
+        ({"iterations: 50": "iterations: 60"}, {"project@clean", "project@poisoned", "detect", "assess", "report"},
+         {"train@clean", "embed@clean", "verdict@clean", "verdict@poisoned", "cleanse", "train@cleansed", "evaluate"}),
         ({"action: remove": "action: relabel"}, {"cleanse"},
          {"verdict@poisoned", "train@poisoned", "train@perfect_filter", "train@random_filter", "assess"}),
     ],
