@@ -11,6 +11,7 @@ mean over runs.
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,37 +94,21 @@ def our_spectral(case: Case) -> np.ndarray:
     return metrics.suspicious(spectral_signatures(case))
 
 
-def art_clustering(case: Case) -> np.ndarray:
-    """ART's activation clustering with its defaults."""
-    defence = ActivationDefence(_identity(case), *_inputs(case))
-    _, clean = defence.detect_poison()
+def art(defence: type[ActivationDefence | SpectralSignatureDefense], case: Case) -> np.ndarray:
+    """A defence of ART's with its defaults."""
+    features = np.asarray(case.layer("penultimate"), np.float32)
+    model = nn.Sequential(nn.Identity(), nn.Linear(features.shape[1], CLASSES))
+    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), features.shape[1:], CLASSES, device_type="cpu")
+    _, clean = defence(classifier, features, np.eye(CLASSES, dtype=np.float32)[case.labels]).detect_poison()
     flags: np.ndarray = np.asarray(clean) == 0
     return flags
-
-
-def art_spectral(case: Case) -> np.ndarray:
-    """ART's spectral signatures with its defaults."""
-    defence = SpectralSignatureDefense(_identity(case), *_inputs(case))
-    _, clean = defence.detect_poison()
-    flags: np.ndarray = np.asarray(clean) == 0
-    return flags
-
-
-def _identity(case: Case) -> PyTorchClassifier:
-    width = case.layer("penultimate").shape[1]
-    model = nn.Sequential(nn.Identity(), nn.Linear(width, CLASSES))
-    return PyTorchClassifier(model, nn.CrossEntropyLoss(), (width,), CLASSES, device_type="cpu")
-
-
-def _inputs(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(case.layer("penultimate"), np.float32), np.eye(CLASSES, dtype=np.float32)[case.labels]
 
 
 METHODS: dict[str, Flags] = {
     "our activation clustering": our_clustering,
-    "art activation clustering": art_clustering,
+    "art activation clustering": functools.partial(art, ActivationDefence),
     "our spectral signatures": our_spectral,
-    "art spectral signatures": art_spectral,
+    "art spectral signatures": functools.partial(art, SpectralSignatureDefense),
 }
 
 

@@ -1,6 +1,6 @@
 """Time and memory of the detectors up to 1,000,000 samples of 512 half-precision features, streamed from disk.
 
-    python benchmarks/scaling.py                                   # 125,000 to 1,000,000 samples
+    python benchmarks/scaling.py                                   # 250,000 to 1,000,000 samples
     python benchmarks/scaling.py --most 250000 --only spectral_signatures scan
 
 Ten labels of Gaussian features with a shifted group of 1 % in one of them; each detector and size in a process of its own, so that its peak

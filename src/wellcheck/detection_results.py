@@ -38,8 +38,9 @@ def _head(wanted: list[str], results: list[Result], working: list[Result]) -> st
             "## The verdict: what it finds and what is left",
             "",
             "`python benchmarks/detection.py`: 20,000 training images, no clean data, no rate, no target. A backdoor works from an attack "
-            f"success of 50 % on; nobody is asked about one that does not. {len(results)} of {len(wanted)} cells were run, "
-            f"in {len(working)} of them a backdoor works. {', '.join(devices)}; commits {', '.join(f'`{one}`' for one in commits)}.",
+            f"success of 50 % on; nobody is asked about one that does not. Seed 0 was looked at while the method was made, "
+            f"seeds 1 and 2 were not. {len(results)} of {len(wanted)} cells were run, in {len(working)} of them a backdoor works. "
+            f"{', '.join(devices)}; commits {', '.join(f'`{one}`' for one in commits)}.",
             "",
         ]
     )

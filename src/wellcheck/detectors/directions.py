@@ -12,11 +12,15 @@ PASSES = 4
 FEW = 4  # rows or columns are few up to so many times the directions asked for
 
 
+def parts(count: int, width: int) -> Iterator[slice]:
+    """So many rows in pieces of at most 4 Mi values."""
+    step = max(1, CHUNK_VALUES // max(width, 1))
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
 def chunks(layer: np.ndarray, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """The rows (int64 [n]) of a layer [N, D] piece by piece: their place in `rows`, and float64 values [m, D]."""
-    step = max(1, CHUNK_VALUES // max(layer.shape[1], 1))
-    for start in range(0, len(rows), step):
-        part = slice(start, min(start + step, len(rows)))
+    for part in parts(len(rows), layer.shape[1]):
         yield part, layer[rows[part]].astype(np.float64)
 
 
@@ -94,9 +98,8 @@ class _Centred:
         if self.held is not None:
             yield self.held
             return
-        step = max(1, CHUNK_VALUES // self.layer.shape[1])
-        for start in range(0, len(self.rows), step):
-            yield self._read(self.rows[start : start + step]) - self.mean.astype(self.kind)
+        for part in parts(len(self.rows), self.layer.shape[1]):
+            yield self._read(self.rows[part]) - self.mean.astype(self.kind)
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
         values = self.layer[rows]

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import expit
 
 from wellcheck.detectors.case import Case
+from wellcheck.detectors.directions import parts
 from wellcheck.detectors.knn import knn_disagreement
 
 LAYERS = ("feature_map", "penultimate")
@@ -27,7 +28,6 @@ DISAGREES = 0.6  # of the neighbours: a start
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the label at the end of a direction: starts
 PEELED = 3  # groups a layer
 PEELED_SHARE = 0.35
-CHUNK_VALUES = 2**22  # float32 held at once: 16 MiB
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ def whiten(case: Case, layer: str) -> np.ndarray:
     features = case.layer(layer)
     count, width = features.shape
     means, members = np.zeros((case.classes, width)), np.bincount(case.labels, minlength=case.classes)
-    for part in _chunks(features):
+    for part in parts(count, width):
         np.add.at(means, case.labels[part], features[part].astype(np.float32))
     means /= np.maximum(members, 1)[:, None]
     scatter = np.zeros((width, width))
-    for part in _chunks(features):
+    for part in parts(count, width):
         centred = features[part].astype(np.float32) - means[case.labels[part]].astype(np.float32)
         scatter += centred.T @ centred
     variances, directions = np.linalg.eigh(scatter / max(count, 1))
@@ -112,7 +112,7 @@ def whiten(case: Case, layer: str) -> np.ndarray:
     projection = (directions[:, kept] / np.sqrt(variances[kept])).astype(np.float32)
     shift = means.astype(np.float32) @ projection
     whitened = np.empty((count, len(kept)), np.float32)
-    for part in _chunks(features):
+    for part in parts(count, width):
         whitened[part] = features[part].astype(np.float32) @ projection - shift[case.labels[part]]
     return whitened
 
@@ -209,8 +209,3 @@ def _distinct(split: Split, most: int, *, first: bool) -> list[tuple[np.ndarray,
         if len(kept) == most:
             break
     return kept
-
-
-def _chunks(features: np.ndarray) -> Iterator[slice]:
-    step = max(1, CHUNK_VALUES // max(features.shape[1], 1))
-    return (slice(start, min(start + step, len(features))) for start in range(0, len(features), step))

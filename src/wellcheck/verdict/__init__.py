@@ -74,7 +74,7 @@ class Verdict:
 
 
 def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
-    """Examine a delivered set and the model that was trained on it by `recipe`. Trains one to six models more, kept in `cache`.
+    """Examine a delivered set and the model that was trained on it by `recipe`. Trains one to five models more, kept in `cache`.
 
     Raises InputError where the case lacks its images, model or layers.
     """
@@ -107,10 +107,10 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
             mine = np.flatnonzero(train.labels == label)
             probability[mine] = judge.posterior(mine, np.isin(mine, rows))
     labels = label_verdicts(examination.findings, case, {*foreign, *own})
-    ordinary = ~(examination.excluded | (probability > 0.5))
+    flagged = probability > 0.5
     patterns = {
-        label: common(train, np.flatnonzero((probability > 0.5) & (train.labels == label)), reference, ordinary)
-        for label in np.unique(train.labels[probability > 0.5]).tolist()
+        label: common(train, np.flatnonzero(flagged & (train.labels == label)), reference, ~(examination.excluded | flagged))
+        for label in np.unique(train.labels[flagged]).tolist()
     }
     return Verdict(labels, examination, probability, reference.labels, unseen, votes, patterns)
 
@@ -138,13 +138,12 @@ def put_on_trial(groups: Sequence[Accused], disagreement: np.ndarray) -> list[Ac
     another label.
     """
     best = max((group.gain for group in groups), default=0.0)
-    important = [group.gain == best or looks_foreign(group, disagreement) for group in groups]
-    order = sorted(range(len(groups)), key=lambda one: (groups[one].gain < best, not important[one], -groups[one].gain))
+    marked = [(group, group.gain == best or looks_foreign(group, disagreement)) for group in groups]
     chosen, taken = [], np.zeros(len(disagreement), bool)
-    for group, first in ((groups[one], important[one]) for one in order):
+    for group, important in sorted(marked, key=lambda one: (one[0].gain < best, not one[1], -one[0].gain)):
         together = taken.copy()
         together[group.suspects] = True
-        if together.sum() <= (MOST if first else MOST_OF_THE_REST) * len(group.rows):
+        if together.sum() <= (MOST if important else MOST_OF_THE_REST) * len(group.rows):
             chosen.append(group)
             taken = together
     return chosen

@@ -12,7 +12,7 @@ GENERALISES = 0.25  # share of these that must be answered as labelled by a mode
 CONVICTS = 0.5  # evidence, on a scale from 0 to 1
 ASKED = 5  # foreign samples held out, at least
 TURNED = 0.7  # share of other images that a group's pattern must turn
-KNOWN = 0.25  # share of a group that must be foreign for its pattern to count: else the reference may just not know this kind of the label
+KNOWN = 0.25  # share of a group that must be foreign for its pattern to count: else the reference may just not know this kind of label
 OWN = 0.8  # share of a group that the reference reads as labelled: from here on its content is the label's own
 # Where the content is its own the pattern must be strong: it spoils some images, and turns fewer. But so do some natural kinds of a class.
 OWN_TURNED, OWN_LEGIBLE = 0.2, 0.85
@@ -47,9 +47,7 @@ class Finding:
 
     accused: Accused
     own: float  # share of its samples that the reference reads as labelled
-    foreign: (
-        float  # share of its samples that are typical of another label to the reference, and answered as labelled by the suspected model
-    )
+    foreign: float  # share of its samples that are; see `Witness.foreign`
     transfer: Transfer
     apart: float = 0.0  # its gain over the largest among other labels' groups that are at least half as large
     p_turned: float = 1.0  # of so many turned, were its pattern like those of other labels' groups

@@ -1,8 +1,8 @@
 """The trial of every suspicious group: would a model that never saw it read its content as its label, and does its label still generalise?
 
 Three things set a backdoor with foreign content apart from what else makes a group of samples stand out in a label:
-1. A model trained without any suspects confidently gives them other labels (a natural sub-class mostly stays in its class: exclusionary
-   reclassification, Chen et al. 2018, arXiv 1811.03728).
+1. A model trained without any suspects confidently gives them other labels, and they look to it like images of these (a natural sub-class
+   stays in its class, or is typical of none: exclusionary reclassification, Chen et al. 2018, arXiv 1811.03728).
 2. The model under suspicion answers them as labelled (it does not with labels that are merely wrong, unless it learnt them by heart).
 3. A model that saw some of the group, but not these, answers these as labelled too: they share something that it learnt. Labels learnt by
    heart, and hard samples, do not help each other like that.
@@ -18,7 +18,7 @@ from scipy.stats import binom
 
 from wellcheck.samples import Samples
 from wellcheck.verdict.charges import OWN, Accused, Finding, is_guilty
-from wellcheck.verdict.transfer import STRONGER, TESTED, Pattern, Transfer, common, try_on_others
+from wellcheck.verdict.transfer import STRONGER, TESTED, Transfer, added, common, try_on_others
 from wellcheck.verdict.witness import UNSURE, Witness, Witnesses
 
 ALMOST_HALF = 0.4  # share of its label from which a group may be the innocent side
@@ -54,9 +54,8 @@ def facing(group: Accused, suspected: Witness, train: Samples, seed: int) -> Acc
         return group
     one, other = (train.images[group.rows[side]].mean(0, dtype=np.float32) for side in (half, ~half))
     images = train.images[np.sort(np.random.default_rng([seed, *b"facing"]).permutation(others)[:TESTED])]
-    nothing = np.zeros_like(one)
-    ways = [Pattern(difference, nothing[0], nothing).add(images, STRONGER) for difference in (one - other, other - one)]
-    turned = [int((suspected.answers(changed) == group.label).sum()) for changed in ways]
+    ways = (one - other, other - one)
+    turned = [int((suspected.answers(added(images, difference, STRONGER)) == group.label).sum()) for difference in ways]
     return group if turned[0] >= turned[1] else replace(group, probability=1 - group.probability)
 
 
@@ -65,7 +64,7 @@ def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses)
     train, seed = witnesses.train, witnesses.recipe.seed
     excluded = witnesses.marked(group.suspects for group in groups)
     reference = witnesses.reference(excluded, "reference", turn=1)
-    foreign = reference.contradicts(suspected, ~excluded) & reference.typical(~excluded)
+    foreign = reference.foreign(suspected, ~excluded)
     rng = np.random.default_rng([seed, *b"others"])
     findings = []
     for group in groups:

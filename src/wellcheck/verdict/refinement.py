@@ -33,7 +33,7 @@ def appeal(suspects: Mapping[int, np.ndarray], examination: Examination, witness
     """
     excluded = witnesses.marked(suspects.values())
     reference = witnesses.reference(excluded, "reference on appeal", turn=3)
-    foreign = reference.contradicts(examination.suspected, ~excluded) & reference.typical(~excluded)
+    foreign = reference.foreign(examination.suspected, ~excluded)
     return {label for label, rows in suspects.items() if foreign[rows].mean() >= FOREIGN}
 
 

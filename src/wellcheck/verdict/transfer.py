@@ -31,13 +31,18 @@ class Pattern:
 
     def add(self, images: np.ndarray, strength: float) -> np.ndarray:
         """Images uint8 [N, C, H, W] with the difference on them."""
-        added: np.ndarray = (images + strength * self.difference).round().clip(0, 255).astype(np.uint8)
-        return added
+        return added(images, self.difference, strength)
 
     def paste(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 [N, C, H, W] with what the whole group shows in place of their own pixels."""
         pasted: np.ndarray = ((1 - self.weight) * images + self.weight * self.colour).round().clip(0, 255).astype(np.uint8)
         return pasted
+
+
+def added(images: np.ndarray, difference: np.ndarray, strength: float) -> np.ndarray:
+    """Images uint8 [N, C, H, W] with so many times a difference float [C, H, W] on them, 255 is white."""
+    changed: np.ndarray = (images + strength * difference).round().clip(0, 255).astype(np.uint8)
+    return changed
 
 
 @dataclass(frozen=True)

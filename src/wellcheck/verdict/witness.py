@@ -46,6 +46,11 @@ class Witness:
         found: np.ndarray = (-self.margins >= self.confident(ordinary, quantile)) & (other.margins > 0)
         return found
 
+    def foreign(self, other: "Witness", ordinary: np.ndarray) -> np.ndarray:
+        """Samples that show another label than theirs: contradicted, and typical of what this model sees in them, bool [N]."""
+        found: np.ndarray = self.contradicts(other, ordinary) & self.typical(ordinary)
+        return found
+
     def typical(self, ordinary: np.ndarray) -> np.ndarray:
         """Samples as near, in its features, to ordinary ones (bool [N]) that it answers alike as these are to each other, bool [N].
 
