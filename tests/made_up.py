@@ -184,7 +184,8 @@ def write_flagged(path: Path, flagged: Samples, shown: np.ndarray, probability: 
 
 def said(case: Case, flagged: int, convicted: list[int]) -> dict[str, Any]:
     """verdict.json: strong evidence against the convicted labels, next to none against the others."""
-    finding = {"source": "mixture in penultimate", "suspects": 28, "own_content": False, "foreign": 0.9, "held_out": 7, "generalises": 1.0}
+    finding = {"source": "mixture in penultimate", "suspects": 28, "own_content": False, "apart": 2.0}
+    finding |= {"foreign": 0.9, "held_out": 7, "generalises": 1.0}
     labels = []
     for label in range(case.classes):
         guilty, thin = label in convicted, label >= case.classes - case.thin

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,13 +17,14 @@ from wellcheck.artifacts import read_columns
 from wellcheck.detectors.case import Case
 from wellcheck.embeddings.capture import capture_all
 from wellcheck.errors import InputError
+from wellcheck.models import Classifier
 from wellcheck.samples import Description, Samples
 from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, put_on_trial
-from wellcheck.verdict.charges import Accused, Finding, evidence_of, is_guilty
-from wellcheck.verdict.examination import apart, facing
-from wellcheck.verdict.refinement import carriers, separate, two_gaussians
-from wellcheck.verdict.transfer import Pattern, Transfer, common
-from wellcheck.verdict.witness import Witness
+from wellcheck.verdict.charges import FOREIGN, Accused, Finding, evidence_of, is_guilty
+from wellcheck.verdict.examination import Examination, apart, facing
+from wellcheck.verdict.refinement import appeal, carriers, separate, two_populations
+from wellcheck.verdict.transfer import Pattern, Transfer, carried, common
+from wellcheck.verdict.witness import Witness, Witnesses
 
 CPU = torch.device("cpu")
 SIDE = 20
@@ -206,8 +207,57 @@ def test_an_odd_image_without_the_stamp_is_no_member() -> None:
 def test_the_most_innocent_are_not_taken_for_members_of_the_wider_group() -> None:
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.normal(3, 2.5, 200), rng.normal(0, 0.5, 1000), np.linspace(-9, -3, 20)])[:, None]
-    found = two_gaussians(values, (np.arange(1220) < 200).astype(float))
+    found = two_populations(values, (np.arange(1220) < 200).astype(float))
     assert found[:200].mean() > 0.5 and found[-20:].max() < 0.5
+
+
+def test_odd_samples_between_the_two_stay_with_the_rest() -> None:
+    rng = np.random.default_rng(0)
+    members, rest = rng.normal((3, 3), 0.3, (200, 2)), rng.normal(0, 0.3, (1000, 2))
+    odd = np.abs(rng.standard_t(2, (60, 2))).clip(0, 1.4)
+    found = two_populations(np.concatenate([members, rest, odd]), (np.arange(1260) < 200).astype(float))
+    assert (found[:200] > 0.5).all() and (found[200:] < 0.5).all()
+
+
+def carrying(noise: np.ndarray) -> tuple[Samples, Witness]:
+    """Grey images with so much noise each; the first 40 carry a faint grating. A reference that holds all to be alike."""
+    rng = np.random.default_rng(0)
+    images = 128 + noise[:, None, None] * rng.standard_normal((len(noise), 16, 16))
+    images[:40] += 25 * np.sin(np.arange(16))
+    samples = Samples(
+        np.arange(len(noise)), images.clip(0, 255).astype(np.uint8)[:, None], np.zeros(len(noise), int), Description(("a",), "")
+    )
+    reference = Witness(cast(Classifier, None), samples.images, CPU, samples.labels, np.ones(len(noise), np.float32))
+    reference.__dict__["features"] = torch.from_numpy(rng.standard_normal((len(noise), 4)).astype(np.float32))
+    return samples, reference
+
+
+def test_an_odd_image_does_not_carry_what_it_only_happens_to_resemble() -> None:
+    noise = np.where(np.arange(400) < 340, 12.0, 60.0)
+    samples, reference = carrying(noise)
+    rows = np.arange(400)
+    found = carried(samples, rows, rows[:40], reference, rows >= 40)
+    assert found[:40].min() > found[40:].max()
+    assert found[340:].std() < 2 * found[40:340].std()
+
+
+@pytest.mark.parametrize("still", [0.9, 0.1])
+def test_on_appeal_only_what_stays_foreign_convicts(still: float) -> None:
+    rows = np.arange(100)
+    group = Accused(0, "made up", rows, (rows < 40) * 1.0)
+    by_pattern, by_content = finding(0, turned=0.9), replace(finding(1), accused=replace(group, label=1))
+    heard = SimpleNamespace(foreign=lambda other, ordinary: rows < 40 * still)
+    court: Any = SimpleNamespace(marked=lambda groups: np.isin(rows, np.concatenate(list(groups))), reference=lambda *_, **__: heard)
+    before = Examination([by_pattern, by_content], cast(Witness, None), cast(Witness, None), np.zeros(100, bool))
+    after = appeal(before, court)
+    assert after.findings[0] == by_pattern
+    assert after.guilty == (after.findings if still > FOREIGN else after.findings[:1])
+    assert evidence_of(after.findings[1]) == pytest.approx(0.5 * still / FOREIGN)
+
+
+def test_nobody_is_trained_where_there_is_nothing_to_appeal() -> None:
+    settled = Examination([finding(0, turned=0.9)], cast(Witness, None), cast(Witness, None), np.zeros(10, bool))
+    assert appeal(settled, cast(Witnesses, None)) is settled
 
 
 @pytest.mark.parametrize("turned", [False, True])

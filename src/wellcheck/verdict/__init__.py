@@ -17,7 +17,7 @@ from wellcheck.detectors.mixture import LAYERS, LEAST_PER_LABEL, find_groups, wh
 from wellcheck.metrics import spread
 from wellcheck.params import Train
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import CHARGES, CONVICTS, Accused, Finding, by_pattern, evidence_of, is_guilty
+from wellcheck.verdict.charges import CHARGES, CONVICTS, Accused, Finding, evidence_of
 from wellcheck.verdict.examination import Examination, examine, facing
 from wellcheck.verdict.refinement import Judge, appeal, refine
 from wellcheck.verdict.transfer import Pattern, common
@@ -87,20 +87,15 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
         one if looks_foreign(one, disagreement) else facing(one, suspected, train, case.seed)
         for one in _accused(case, whitened, disagreement)
     ]
-    examination = examine(accused, suspected, witnesses)
-    guilty = [one for one in examination.findings if is_guilty(one, len(examination.findings))]
-    foreign = _suspects(one.accused for one in guilty if not one.own_content)
-    turning = {one.accused.label for one in guilty if by_pattern(one).holds(len(examination.findings))}
-    if foreign.keys() - turning:
-        upheld = appeal(foreign, examination, witnesses)
-        foreign = {label: rows for label, rows in foreign.items() if label in upheld | turning}
+    examination = appeal(examine(accused, suspected, witnesses), witnesses)
+    foreign = _suspects(one.accused for one in examination.guilty if not one.own_content)
     probability, reference, unseen = np.zeros(len(train)), examination.reference, examination.excluded
     if foreign:
         posteriors, reference, unseen = refine(whitened, foreign, examination, witnesses)
         for label, values in posteriors.items():
             probability[train.labels == label] = values
     # Where the content is the label's own no reference can tell; what the groups carry can.
-    own = _suspects(one.accused for one in guilty if one.own_content and one.accused.label not in foreign)
+    own = _suspects(one.accused for one in examination.guilty if one.own_content and one.accused.label not in foreign)
     if own:
         judge = Judge(train, whitened, examination.reference, ~examination.excluded)
         for label, rows in own.items():

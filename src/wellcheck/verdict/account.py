@@ -53,6 +53,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "source": finding.accused.source,
         "suspects": len(finding.accused.suspects),
         "own_content": finding.own_content,
+        "apart": finding.apart,
         "foreign": finding.foreign,
         "held_out": finding.held_out,
         "generalises": finding.generalises,

@@ -41,6 +41,11 @@ class Examination:
     reference: Witness  # trained without any suspects
     excluded: np.ndarray  # bool [N]: the suspects
 
+    @property
+    def guilty(self) -> list[Finding]:
+        """The findings that convict their label."""
+        return [one for one in self.findings if is_guilty(one, len(self.findings))]
+
 
 def facing(group: Accused, suspected: Witness, train: Samples, seed: int) -> Accused:
     """The group, or where it is about half of its label, whichever of the two halves turns more images of other labels.

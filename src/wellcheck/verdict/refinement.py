@@ -1,7 +1,7 @@
 """Which samples of a convicted label: suspects are taken out generously until a reference is free of the backdoor, and that one decides."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expit
@@ -9,7 +9,7 @@ from scipy.special import expit
 from wellcheck.detectors.mixture import SHRINKAGE, peel
 from wellcheck.metrics import spread
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import FOREIGN
+from wellcheck.verdict.charges import by_pattern
 from wellcheck.verdict.examination import Examination
 from wellcheck.verdict.transfer import FOLDS, carried
 from wellcheck.verdict.witness import UNSURE, Witness, Witnesses
@@ -19,22 +19,29 @@ SETTLED = 0.02  # of the guilty samples: with so few in doubt, another reference
 DOUBT = 0.02  # a probability between this and 1 less this
 REACH = 3.0  # ordinary margins: what is beyond says no more
 PASSES = 2  # fits of a posterior: the second knows the pattern of what the first one found
-STEPS = 20  # of a fit
+STEPS = 50  # of a fit
+FREEDOM = 4.0  # degrees of freedom of a population: how many odd samples it has
 STAMP = 5.0  # standard deviations of carriers and others between the two
 TINY = 1e-9
 LEAST_SPREAD = 0.02  # of a score of variance 1: added to every variance
 
 
-def appeal(suspects: Mapping[int, np.ndarray], examination: Examination, witnesses: Witnesses) -> set[int]:
-    """The labels whose convicted groups are still foreign to a reference that had to do without these groups alone.
+def appeal(examination: Examination, witnesses: Witnesses) -> Examination:
+    """The examination once labels that foreign content alone convicts have been heard again.
 
     The first reference did without the suspects of all labels, innocent ones among them, and so without what would have taught it that an
-    unusual kind of a class belongs there. suspects: rows int64 [n] by label.
+    unusual kind of a class belongs there. On appeal that counts as foreign which still is to a reference that did without the guilty ones.
     """
-    excluded = witnesses.marked(suspects.values())
+    guilty, findings = examination.guilty, examination.findings
+    settled = {one.accused.label for one in guilty if by_pattern(one).holds(len(findings))}
+    appealing = [one for one in guilty if one.accused.label not in settled]
+    if not appealing:
+        return examination
+    excluded = witnesses.marked(one.accused.suspects for one in guilty)
     reference = witnesses.reference(excluded, "reference on appeal", turn=3)
     foreign = reference.foreign(examination.suspected, ~excluded)
-    return {label for label, rows in suspects.items() if foreign[rows].mean() >= FOREIGN}
+    heard = [replace(one, foreign=float(foreign[one.accused.suspects].mean())) if one in appealing else one for one in findings]
+    return replace(examination, findings=heard)
 
 
 def refine(
@@ -96,7 +103,7 @@ class Judge:
             scores = [separate(layer[rows], found) for layer in self.whitened.values()]
             pattern = carried(self.train, rows, rows[found], self.reference, self.ordinary)
             start = members * carriers(pattern, found)
-            members = two_gaussians(np.column_stack([*scores, pattern, -margin / max(margin.std(), 1e-9)]), start)
+            members = two_populations(np.column_stack([*scores, pattern, -margin / max(margin.std(), 1e-9)]), start)
         return members
 
 
@@ -139,26 +146,35 @@ def _middle(values: np.ndarray) -> tuple[float, float]:
     return float(np.median(values)), max(spread(values), LEAST_SPREAD**0.5)
 
 
-def two_gaussians(values: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """The probability of being one of the members, float64 [n]: expectation–maximisation of two Gaussians from a start float [n] in [0, 1].
+def two_populations(values: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """The probability of being one of the members, float64 [n], from a start float [n] in [0, 1].
 
-    values: float [n, d] of variance 1, few columns, members high: each Gaussian has its own covariance, for poison that the model hardly
-    learnt lies with its label in one column and far from it in another. What lies lower than the middle of the rest counts as that middle:
-    to the wider Gaussian of the members such a sample would be one of them, and it is the most innocent of all.
+    Two Student's t distributions by expectation–maximisation (Peel & McLachlan 2000, sections 3 and 5): a label has odd images, and in a
+    Gaussian's thin tail whatever lies between the two would belong to the wider one.
+    values: float [n, d] of variance 1, few columns, members high: each has its own covariance, for poison that the model hardly learnt lies
+    with its label in one column and far from it in another. What lies lower than the middle of the rest counts as that middle: to the wider
+    population of the members such a sample would be one of them, and it is the most innocent of all.
     """
     count, width = values.shape
+    pulls = np.ones((2, count))  # what lies far out has little say
     for _ in range(STEPS):
         densities, rest = [], (1 - members).clip(TINY)
         seen = np.maximum(values, rest @ values / rest.sum())
-        for belongs in (members.clip(TINY), rest):
-            weight = belongs.sum()
-            middle = belongs @ values / weight
+        for belongs, pull in zip((members.clip(TINY), rest), pulls, strict=True):
+            weight = belongs * pull
+            middle = weight @ values / weight.sum()
             away = values - middle
-            covariance = (belongs[:, None] * away).T @ away / weight + LEAST_SPREAD * np.eye(width)
-            away = seen - middle
-            distance = (away * np.linalg.solve(covariance, away.T).T).sum(1)
-            densities.append(np.log(weight / count) - (distance + np.linalg.slogdet(covariance)[1]) / 2)
+            scale = (weight[:, None] * away).T @ away / belongs.sum() + LEAST_SPREAD * np.eye(width)
+            pull[:] = (FREEDOM + width) / (FREEDOM + _distance(away, scale))
+            tail = (FREEDOM + width) * np.log1p(_distance(seen - middle, scale) / FREEDOM)
+            densities.append(np.log(belongs.sum() / count) - (tail + np.linalg.slogdet(scale)[1]) / 2)
         before, members = members, np.asarray(expit(densities[0] - densities[1]))
         if np.abs(members - before).max() < 1e-4:
             break
     return members
+
+
+def _distance(away: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Mahalanobis's, squared, float64 [n]."""
+    squared: np.ndarray = (away * np.linalg.solve(scale, away.T).T).sum(1)
+    return squared

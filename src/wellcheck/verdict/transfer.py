@@ -77,8 +77,9 @@ def common(train: Samples, members: np.ndarray, reference: Witness, ordinary: np
 def carried(train: Samples, rows: np.ndarray, members: np.ndarray, reference: Witness, ordinary: np.ndarray) -> np.ndarray:
     """How much of what the members have in common each of the rows carries, float64 [n] of variance 1; zeros where there is nothing.
 
-    A matched filter on what sets an image apart from ordinary ones of the same content. Every member is measured by the others' pattern:
-    by its own it would carry its own noise. rows, members: int64; the members are among the rows.
+    A matched filter on what sets an image apart from ordinary ones of the same content, in units of how much that is: an odd image differs
+    from all others, and so by chance from the pattern (the normalised matched filter, Scharf & Friedlander 1994). Every member is measured
+    by the others' pattern: by its own it would carry its own noise. rows, members: int64; the members are among the rows.
     """
     matched = _matches(rows, reference, ordinary)
     inside = np.isin(rows, members)
@@ -98,7 +99,7 @@ def carried(train: Samples, rows: np.ndarray, members: np.ndarray, reference: Wi
     means = np.concatenate([sums.sum(0) - sums, sums.sum(0, keepdims=True)]) / sizes
     chance = apart[inside].var(0) / sizes
     filters = _beyond(means, chance) / noise
-    found = (apart @ filters.T)[np.arange(len(rows)), fold].astype(np.float64)
+    found = (apart @ filters.T)[np.arange(len(rows)), fold] / np.sqrt((apart**2 / noise).mean(1).clip(1e-9)).astype(np.float64)
     return np.asarray((found - found.mean()) / max(float(found.std()), 1e-9))
 
 
