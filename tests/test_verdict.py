@@ -248,11 +248,12 @@ def test_on_appeal_only_what_stays_foreign_convicts(still: float) -> None:
     by_pattern, by_content = finding(0, turned=0.9), replace(finding(1), accused=replace(group, label=1))
     heard = SimpleNamespace(foreign=lambda other, ordinary: rows < 40 * still)
     court: Any = SimpleNamespace(marked=lambda groups: np.isin(rows, np.concatenate(list(groups))), reference=lambda *_, **__: heard)
-    before = Examination([by_pattern, by_content], cast(Witness, None), cast(Witness, None), np.zeros(100, bool))
+    harmless = replace(by_content, foreign=0.1)
+    before = Examination([by_pattern, harmless, by_content], cast(Witness, None), cast(Witness, None), np.zeros(100, bool))
     after = appeal(before, court)
-    assert after.findings[0] == by_pattern
-    assert after.guilty == (after.findings if still > FOREIGN else after.findings[:1])
-    assert evidence_of(after.findings[1]) == pytest.approx(0.5 * still / FOREIGN)
+    assert after.findings[:2] == [by_pattern, harmless]
+    assert after.guilty == ([by_pattern, after.findings[2]] if still > FOREIGN else [by_pattern])
+    assert evidence_of(after.findings[2]) == pytest.approx(0.5 * still / FOREIGN)
 
 
 def test_nobody_is_trained_where_there_is_nothing_to_appeal() -> None:

@@ -19,7 +19,7 @@ OWN_TURNED, OWN_LEGIBLE = 0.2, 0.85
 APART = 1.5  # times the gain of other labels' groups: natural kinds of other classes lie as far apart
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Accused:
     """A group of samples of one label that stands out."""
 
@@ -41,7 +41,7 @@ class Accused:
         return suspects
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Finding:
     """What the trial says of one group."""
 
