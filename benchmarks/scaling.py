@@ -103,17 +103,23 @@ def peak_memory() -> float:
 
 
 def draw(figures: dict[str, list[dict[str, float]]]) -> str:
-    """Seconds over samples as an SVG that stands alone."""
+    """How each detector's seconds grow with the samples, as an SVG that stands alone: a straight line is linear, whatever its slope."""
     lines = [
-        Line(name, f"one{place}", [row["samples"] for row in rows], [row["seconds"] for row in rows], marks=True)
+        Line(
+            name,
+            f"one{place}",
+            [row["samples"] / 1000 for row in rows],
+            [row["seconds"] / rows[0]["seconds"] for row in rows],
+            marks=True,
+        )
         for place, (name, rows) in enumerate(figures.items())
     ]
-    chart = str(line_chart(lines, title="Seconds over samples", x_label="samples", y_label="seconds"))
+    chart = str(line_chart(lines, title="Seconds over samples", x_label="thousand samples", y_label="seconds, over those of the first"))
     svg = chart[chart.index("<svg") : chart.index("</svg>")]
     style = "".join(f".one{place}{{stroke:{colour};fill:none}}circle.one{place}{{fill:{colour}}}" for place, colour in enumerate(COLOURS))
     names = "".join(
-        f'<text x="60" y="{24 + 13 * place}" font-size="10" fill="{colour}">{name}</text>'
-        for place, (name, colour) in enumerate(zip(figures, COLOURS, strict=False))
+        f'<text x="60" y="{24 + 13 * place}" font-size="10" fill="{colour}">{name}: {rows[-1]["seconds"]:.0f} s for the last</text>'
+        for place, ((name, rows), colour) in enumerate(zip(figures.items(), COLOURS, strict=False))
     )
     return (
         svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11"', 1)
