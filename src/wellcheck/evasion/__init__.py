@@ -1,0 +1,109 @@
+"""Attacks on a model's inputs: images changed by at most so much that the answer changes. An attack is one file here and one line below."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from wellcheck.errors import InputError
+from wellcheck.evasion.apgd import apgd_ce, apgd_dlr
+from wellcheck.evasion.batch import Batch, Budget
+from wellcheck.evasion.ensemble import ensemble
+from wellcheck.evasion.fgsm import fgsm
+from wellcheck.evasion.goals import GoalName, set_task
+from wellcheck.evasion.max_normed import max_normed
+from wellcheck.evasion.noise import noise_l2, noise_linf
+from wellcheck.evasion.norms import L2, LINF, Norm
+from wellcheck.evasion.pgd import pgd_l2, pgd_linf
+from wellcheck.evasion.square import square
+from wellcheck.evasion.victim import Victim
+from wellcheck.models import Classifier
+from wellcheck.progress import progress
+
+AttackName = Literal["fgsm", "max_normed", "pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble", "noise_linf", "noise_l2"]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How an attack is made, and what its epsilon measures."""
+
+    run: Callable[[Batch, float], torch.Tensor]
+    norm: Norm
+
+
+ATTACKS: dict[AttackName, Attack] = {
+    "fgsm": Attack(fgsm, LINF),
+    "max_normed": Attack(max_normed, LINF),
+    "pgd_linf": Attack(pgd_linf, LINF),
+    "pgd_l2": Attack(pgd_l2, L2),
+    "apgd_ce": Attack(apgd_ce, LINF),
+    "apgd_dlr": Attack(apgd_dlr, LINF),
+    "square": Attack(square, LINF),
+    "ensemble": Attack(ensemble, LINF),
+    "noise_linf": Attack(noise_linf, LINF),
+    "noise_l2": Attack(noise_l2, L2),
+}
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What became of N images at one epsilon."""
+
+    epsilon: float
+    images: np.ndarray  # float32 [N, C, H, W] in [0, 1]
+    target: np.ndarray  # int64 [N]: the label to get; −1: any other than before
+    label_before: np.ndarray  # int64 [N]
+    label_after: np.ndarray  # int64 [N]
+    confidence_before: np.ndarray  # float32 [N], of the label before
+    confidence_after: np.ndarray  # float32 [N], of the label after
+    distance: np.ndarray  # float32 [N], in the attack's norm
+
+    @property
+    def success(self) -> np.ndarray:
+        """Whether the attacker has got what was wanted, bool [N]."""
+        aimed = self.target >= 0
+        got: np.ndarray = np.where(aimed, self.label_after == self.target, self.label_after != self.label_before)
+        return got
+
+
+def attack(
+    classifier: Classifier,
+    images: np.ndarray,
+    *,
+    name: AttackName,
+    goal: GoalName,
+    epsilons: Sequence[float],
+    budget: Budget,
+    device: torch.device,
+    seed: int,
+) -> list[Attacked]:
+    """Change images uint8 [N, C, H, W] at every epsilon (in units of white); one forward pass and one gradient serve all of them.
+
+    Raises InputError on an epsilon out of range, a model in train mode, a model of one class, and gradients that are no numbers.
+    """
+    chosen = ATTACKS[name]
+    largest = chosen.norm.largest(int(np.prod(images.shape[1:])))
+    for epsilon in epsilons:
+        if not 0 < epsilon <= largest:
+            raise InputError(f"{name}: epsilon must lie above 0 and be at most {largest:.4g} (pixels are in [0, 1]); found {epsilon:g}")
+    victim, generator = Victim(classifier, device), torch.Generator().manual_seed(seed)
+    found: list[list[tuple[torch.Tensor, ...]]] = [[] for _ in epsilons]
+    with progress(f"{name}, {goal}", len(images), "images") as advance:
+        for part in torch.from_numpy(images).split(BATCH):
+            clean = part.to(device).float() / 255
+            batch = Batch(victim, clean, *victim.begin(clean, lambda logits: set_task(goal, logits, generator)), budget, generator)
+            for place, epsilon in enumerate(epsilons):
+                found[place].append(_outcome(batch, chosen.run(batch, epsilon), chosen.norm))
+            advance(len(part))
+    columns = [[torch.cat(column).numpy() for column in zip(*parts, strict=True)] for parts in found]
+    return [Attacked(epsilon, *column) for epsilon, column in zip(epsilons, columns, strict=True)]
+
+
+def _outcome(batch: Batch, images: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, ...]:
+    before, after = batch.slope.logits.softmax(1).max(1), batch.victim.logits(images).softmax(1).max(1)
+    target = batch.task.labels if batch.task.targeted else torch.full_like(batch.task.labels, -1)
+    columns = (images, target, before.indices, after.indices, before.values, after.values, norm.size(images - batch.clean))
+    return tuple(column.cpu() for column in columns)
