@@ -42,7 +42,7 @@ def finding(label: int = 0, *, turned: float = 0.0, legible: float = 1.0, **fact
     return Finding(accused, **(told | facts), transfer=Transfer(nothing, turned, legible, 400))
 
 
-OWN: dict[str, Any] = {"own": 0.8, "foreign": 0.1, "apart": 1.5, "held_out": 0, "generalises": 0.0, "p_generalises": 1.0}
+OWN: dict[str, Any] = {"own": 0.7, "foreign": 0.1, "apart": 1.5, "held_out": 0, "generalises": 0.0, "p_generalises": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ OWN: dict[str, Any] = {"own": 0.8, "foreign": 0.1, "apart": 1.5, "held_out": 0, 
         (OWN | {"turned": 0.8, "apart": 1.49}, False),  # other classes have such kinds too
         (OWN | {"turned": 0.8, "p_turned": 0.00051}, False),
         (OWN | {"turned": 0.8, "p_turned": 0.00049}, True),
-        (OWN | {"own": 0.79, "foreign": 0.24, "turned": 0.8}, False),  # the reference does not know what it shows
-        (OWN | {"own": 0.79, "foreign": 0.25, "turned": 0.71}, True),
-        (OWN | {"own": 0.79, "foreign": 0.25, "turned": 0.69}, False),
-        (OWN | {"own": 0.79, "foreign": 0.25, "turned": 0.8, "legible": 0.89}, False),
+        (OWN | {"own": 0.69, "foreign": 0.24, "turned": 0.8}, False),  # the reference does not know what it shows
+        (OWN | {"own": 0.69, "foreign": 0.25, "turned": 0.71}, True),
+        (OWN | {"own": 0.69, "foreign": 0.25, "turned": 0.69}, False),
+        (OWN | {"own": 0.69, "foreign": 0.25, "turned": 0.8, "legible": 0.89}, False),
         ({"turned": 0.8, "p_generalises": 1.0, "p_turned": 1e-9}, True),
         ({"turned": 0.1, "p_generalises": 1.0, "p_turned": 1e-9}, False),  # the p-value of one charge is none of the other's
     ],

@@ -13,7 +13,7 @@ CONVICTS = 0.5  # evidence, on a scale from 0 to 1
 ASKED = 5  # foreign samples held out, at least
 TURNED = 0.7  # share of other images that a group's pattern must turn
 KNOWN = 0.25  # share of a group that must be foreign for its pattern to count: else the reference may just not know this kind of label
-OWN = 0.8  # share of a group that the reference reads as labelled: from here on its content is the label's own
+OWN = 0.7  # share of a group that the reference reads as labelled: from here on its content is the label's own
 # Where the content is its own the pattern must be strong: it spoils some images, and turns fewer. But so do some natural kinds of a class.
 OWN_TURNED, OWN_LEGIBLE = 0.2, 0.85
 APART = 1.5  # times the gain of other labels' groups: natural kinds of other classes lie as far apart
