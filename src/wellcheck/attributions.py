@@ -1,0 +1,147 @@
+"""Which pixels an answer hangs on: gradient × input, occlusion, both together, integrated gradients, gradients summed over training.
+
+Every method takes images uint8 [N, C, H, W] and the class (int64 [N]) whose logit is explained, and gives float32 [N, C, H, W], signed:
+what raises the logit is positive.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from wellcheck.errors import InputError
+from wellcheck.models import Classifier
+
+BATCH = 512  # images, or changed copies of them, in one pass
+
+Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def gradient_times_input(classifier: Classifier, images: np.ndarray, labels: np.ndarray, device: torch.device) -> np.ndarray:
+    """∂ logit / ∂ x · x (Shrikumar et al. 2016, arXiv 1605.01713; article A4), x in [0, 1].
+
+    Raises InputError, as all methods that need them, on gradients that are no numbers.
+    """
+    maps = [pixels * _gradient(classifier, pixels, chosen) for pixels, chosen in _batches(images, labels, device)]
+    return _gathered(maps, images)
+
+
+def loss_gradients(classifiers: Iterable[Classifier], images: np.ndarray, labels: np.ndarray, device: torch.device) -> np.ndarray:
+    """Σ ∂ loss / ∂ x over a model's states while it learnt (article A4). Negative: more of the pixel would have lowered the loss."""
+    total = np.zeros(images.shape, np.float32)
+    for classifier in classifiers:
+        maps = [_gradient(classifier, pixels, chosen, _loss) for pixels, chosen in _batches(images, labels, device)]
+        total += _gathered(maps, images)
+    return total
+
+
+def integrated_gradients(
+    classifier: Classifier, images: np.ndarray, labels: np.ndarray, device: torch.device, *, baseline: np.ndarray | None = None, steps: int
+) -> np.ndarray:
+    """(x − x′) · ∫ ∂ logit / ∂ x (x′ + α(x − x′)) dα (Sundararajan et al. 2017, arXiv 1703.01365, equation 1).
+
+    The sum over pixels is the logit's difference between x and the baseline x′ (uint8 [C, H, W] or [N, C, H, W]; black without one),
+    as well as so many points of a Gauss–Legendre quadrature tell.
+    """
+    if steps < 1:
+        raise InputError(f"integrated gradients: at least 1 step is needed, found {steps}")
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    path = [(float(node + 1) / 2, float(weight) / 2) for node, weight in zip(nodes, weights, strict=True)]
+    start = np.broadcast_to(np.zeros(1, np.uint8) if baseline is None else baseline, images.shape)
+    maps, at = [], 0
+    for pixels, chosen in _batches(images, labels, device):
+        origin = torch.from_numpy(start[at : at + len(pixels)].copy()).to(device).float() / 255
+        at += len(pixels)
+        way, total = pixels - origin, torch.zeros_like(pixels)
+        together = max(1, BATCH // len(pixels))
+        for part in (path[first : first + together] for first in range(0, steps, together)):
+            points = torch.cat([origin + share * way for share, _ in part])
+            slopes = _gradient(classifier, points, chosen.repeat(len(part))).unflatten(0, (len(part), -1))
+            total += (slopes * torch.tensor([weight for _, weight in part], device=device)[:, None, None, None, None]).sum(0)
+        maps.append(way * total)
+    return _gathered(maps, images)
+
+
+@torch.inference_mode()
+def occlusion(
+    classifier: Classifier, images: np.ndarray, labels: np.ndarray, device: torch.device, *, patch: int, stride: int
+) -> np.ndarray:
+    """The logit's mean loss over all black patches on a pixel (Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2).
+
+    Patches of patch × patch pixels in all channels, a stride apart, the last ones at the far edges. Raises InputError if one does not fit.
+    """
+    height, width = images.shape[2:]
+    if not 1 <= patch <= min(height, width) or stride < 1:
+        raise InputError(f"occlusion: images of {height}×{width} pixels take patches of 1 to {min(height, width)} pixels, found {patch}")
+    corners = [(row, column) for row in _places(height, patch, stride) for column in _places(width, patch, stride)]
+    kept = torch.ones(len(corners), 1, height, width, device=device)
+    for window, (row, column) in zip(kept, corners, strict=True):
+        window[:, row : row + patch, column : column + patch] = 0
+    covered = 1 - kept
+    maps = []
+    for pixels, chosen in _batches(images, labels, device):
+        before = _logit(classifier(pixels), chosen)
+        together = max(1, BATCH // len(pixels))
+        lost = []
+        for part in kept.split(together):
+            after = classifier((part[:, None] * pixels).flatten(0, 1))
+            lost.append(before - _logit(after, chosen.repeat(len(part))).unflatten(0, (len(part), -1)))
+        summed = torch.einsum("wn,wchi->nchi", torch.cat(lost), covered) / covered.sum(0)
+        maps.append(summed.expand_as(pixels))
+    return _gathered(maps, images)
+
+
+def max_normed(maps: np.ndarray) -> np.ndarray:
+    """Each map over its largest absolute value, in [−1, 1]; a map of zeros stays."""
+    largest = np.abs(maps).max(axis=(1, 2, 3), keepdims=True)
+    scaled: np.ndarray = maps / np.where(largest > 0, largest, 1)
+    return scaled
+
+
+def border_share(maps: np.ndarray, *, width: int) -> np.ndarray:
+    """The share of |attribution| within so many pixels of the image's edge, float64 [N]; NaN for a map of zeros.
+
+    Raises InputError if nothing but border is left.
+    """
+    if not 1 <= width < min(maps.shape[2:]) / 2:
+        widest = (min(maps.shape[2:]) - 1) // 2
+        raise InputError(f"border_share: in {maps.shape[2]}×{maps.shape[3]} pixels the border may be 1 to {widest} wide, found {width}")
+    size = np.abs(maps).astype(np.float64)
+    whole, inside = size.sum((1, 2, 3)), size[:, :, width:-width, width:-width].sum((1, 2, 3))
+    with np.errstate(invalid="ignore"):
+        share: np.ndarray = 1 - inside / np.where(whole > 0, whole, np.nan)
+    return share
+
+
+def _places(length: int, patch: int, stride: int) -> Iterator[int]:
+    """Where patches begin, so that the last one ends with the image."""
+    yield from range(0, length - patch, stride)
+    yield length - patch
+
+
+def _batches(images: np.ndarray, labels: np.ndarray, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for start in range(0, len(images), BATCH):
+        part = slice(start, start + BATCH)
+        yield torch.from_numpy(images[part]).to(device).float() / 255, torch.from_numpy(labels[part]).to(device)
+
+
+def _gathered(maps: list[torch.Tensor], images: np.ndarray) -> np.ndarray:
+    return torch.cat(maps).cpu().numpy() if maps else np.zeros(images.shape, np.float32)
+
+
+def _logit(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return logits.float().gather(1, labels[:, None])[:, 0]
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def _gradient(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor, score: Score = _logit) -> torch.Tensor:
+    pixels = pixels.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(score(classifier(pixels), labels).sum(), pixels)
+    broken = ~gradient.flatten(1).isfinite().all(1)
+    if broken.any():
+        raise InputError(f"attributions: the gradient of {int(broken.sum())} of {len(pixels)} images is not finite")
+    return gradient

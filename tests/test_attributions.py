@@ -1,0 +1,150 @@
+"""Attributions: by hand on a linear model, beside captum on a trained one, and what their definitions promise."""
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import InputXGradient, IntegratedGradients, Occlusion
+from torch import nn
+
+from wellcheck import attributions, models
+from wellcheck.errors import InputError
+from wellcheck.models import Classifier, ModelDescription
+
+CPU = torch.device("cpu")
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (6, 1, 16, 18)).astype(np.uint8)
+LABELS = np.array([0, 1, 2, 2, 1, 0])
+PIXELS = torch.from_numpy(IMAGES).float() / 255
+
+
+class Linear(nn.Module):
+    """Two logits of 1×2×2 images: the sum of the pixels' weights, and nothing."""
+
+    def __init__(self, weights: list[float]) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.tensor(weights))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logit = images.flatten(1) @ cast(torch.Tensor, self.weights)
+        return torch.stack([logit, torch.zeros_like(logit)], 1)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    description = ModelDescription("two_conv_cnn", ("a", "b", "c"), (1, 16, 18))
+    return models.build(description, seed=0).eval()
+
+
+def linear(*weights: float) -> Classifier:
+    return cast(Classifier, Linear([float(weight) for weight in weights]))
+
+
+WHITE = np.full((1, 1, 2, 2), 255, np.uint8)
+FIRST = np.zeros(1, np.int64)
+
+
+def test_a_linear_model_is_explained_by_its_weights() -> None:
+    model, half = linear(1.0, -2.0, 0.0, 4.0), np.array([[[[255, 255], [255, 51]]]], np.uint8)
+    expected = np.array([[[[1.0, -2.0], [0.0, 0.8]]]])
+    np.testing.assert_allclose(attributions.gradient_times_input(model, half, FIRST, CPU), expected, rtol=1e-6)
+    np.testing.assert_allclose(attributions.integrated_gradients(model, half, FIRST, CPU, steps=1), expected, rtol=1e-6)
+    np.testing.assert_allclose(attributions.occlusion(model, half, FIRST, CPU, patch=1, stride=1), expected, atol=1e-6)
+    np.testing.assert_allclose(attributions.max_normed(expected), expected / 2)
+
+
+def test_a_pixel_bears_the_mean_of_the_patches_on_it() -> None:
+    # 1×3 pixels of weight 1, 2, 3; patches of two pixels lose 3 and 5.
+    model, images = linear(1.0, 2.0, 3.0, 1.0, 2.0, 3.0), np.full((1, 1, 2, 3), 255, np.uint8)
+    found = attributions.occlusion(model, images, FIRST, CPU, patch=2, stride=1)
+    np.testing.assert_allclose(found[0, 0], [[6, 8, 10], [6, 8, 10]], rtol=1e-5)
+
+
+def test_the_last_patch_ends_with_the_image() -> None:
+    model, images = linear(*range(10)), np.full((1, 1, 2, 5), 255, np.uint8)
+    found = attributions.occlusion(model, images, FIRST, CPU, patch=2, stride=2)
+    # Columns 0–1, 2–3 and 3–4.
+    lost = np.array([0 + 1 + 5 + 6, 2 + 3 + 7 + 8, 3 + 4 + 8 + 9])
+    np.testing.assert_allclose(found[0, 0, 0], [lost[0], lost[0], lost[1], lost[1:].mean(), lost[2]], rtol=1e-5)
+
+
+def test_the_sum_of_loss_gradients_over_states_by_hand() -> None:
+    states = [linear(1.0, 0.0, 0.0, 0.0), linear(0.0, 2.0, 0.0, 0.0)]
+    # d loss / d x = −(1 − p) · w for the label's logit against 0.
+    shares = [1 - 1 / (1 + np.exp(-weight)) for weight in (1.0, 2.0)]
+    found = attributions.loss_gradients(states, WHITE, FIRST, CPU)
+    np.testing.assert_allclose(found.ravel(), [-shares[0], -2 * shares[1], 0, 0], rtol=1e-5)
+
+
+def test_gradient_times_input_is_captums(classifier: Classifier) -> None:
+    theirs = InputXGradient(classifier).attribute(PIXELS.clone().requires_grad_(), target=torch.from_numpy(LABELS))
+    np.testing.assert_allclose(attributions.gradient_times_input(classifier, IMAGES, LABELS, CPU), theirs.detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [8, 50])
+@pytest.mark.parametrize("light", [0, 128])
+def test_integrated_gradients_are_captums(classifier: Classifier, steps: int, light: int) -> None:
+    baseline = np.full((1, 16, 18), light, np.uint8)
+    theirs = IntegratedGradients(classifier).attribute(
+        PIXELS, baselines=torch.from_numpy(baseline)[None].float() / 255, target=torch.from_numpy(LABELS), n_steps=steps
+    )
+    ours = attributions.integrated_gradients(classifier, IMAGES, LABELS, CPU, baseline=baseline, steps=steps)
+    np.testing.assert_allclose(ours, theirs.detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("patch", "stride"), [(4, 2), (3, 1), (2, 2)])
+def test_occlusion_is_captums(classifier: Classifier, patch: int, stride: int) -> None:
+    window: dict[str, Any] = {"sliding_window_shapes": (1, patch, patch), "strides": (1, stride, stride)}
+    theirs = Occlusion(classifier).attribute(PIXELS, target=torch.from_numpy(LABELS), **window)
+    ours = attributions.occlusion(classifier, IMAGES, LABELS, CPU, patch=patch, stride=stride)
+    np.testing.assert_allclose(ours, theirs.detach(), atol=1e-5)
+
+
+def test_integrated_gradients_sum_to_what_the_logit_changed(classifier: Classifier) -> None:
+    found = attributions.integrated_gradients(classifier, IMAGES, LABELS, CPU, steps=200)
+    with torch.inference_mode():
+        logits = classifier(PIXELS) - classifier(torch.zeros_like(PIXELS))
+    np.testing.assert_allclose(found.sum((1, 2, 3)), logits[range(6), LABELS], atol=2e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 5])
+def test_batches_change_nothing(classifier: Classifier, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def every() -> list[np.ndarray]:
+        return [
+            attributions.gradient_times_input(classifier, IMAGES, LABELS, CPU),
+            attributions.integrated_gradients(classifier, IMAGES, LABELS, CPU, baseline=IMAGES[::-1].copy(), steps=7),
+            attributions.occlusion(classifier, IMAGES, LABELS, CPU, patch=5, stride=3),
+            attributions.loss_gradients([classifier, classifier], IMAGES, LABELS, CPU),
+        ]
+
+    whole = every()
+    monkeypatch.setattr(attributions, "BATCH", batch)
+    for one, other in zip(whole, every(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_the_share_on_the_border_by_hand() -> None:
+    maps = np.zeros((3, 1, 4, 6), np.float32)
+    maps[0, 0, 1, 1], maps[0, 0, 0, 0] = -1, 3
+    maps[1, 0, 2, 3] = 2
+    np.testing.assert_array_equal(attributions.border_share(maps, width=1), [0.75, 0, np.nan])
+    with pytest.raises(InputError, match="the border may be 1 to 1 wide, found 2"):
+        attributions.border_share(maps, width=2)
+
+
+def test_no_images_are_no_error(classifier: Classifier) -> None:
+    none: Any = IMAGES[:0], LABELS[:0], CPU
+    assert attributions.gradient_times_input(classifier, *none).shape == (0, 1, 16, 18)
+    assert attributions.occlusion(classifier, *none, patch=2, stride=1).shape == (0, 1, 16, 18)
+
+
+@pytest.mark.parametrize("patch", [0, 17])
+def test_a_patch_that_does_not_fit_is_named(classifier: Classifier, patch: int) -> None:
+    with pytest.raises(InputError, match=rf"images of 16×18 pixels take patches of 1 to 16 pixels, found {patch}"):
+        attributions.occlusion(classifier, IMAGES, LABELS, CPU, patch=patch, stride=1)
+
+
+def test_gradients_that_are_no_numbers_are_counted() -> None:
+    with pytest.raises(InputError, match="the gradient of 1 of 1 images is not finite"):
+        attributions.gradient_times_input(linear(float("nan"), 0, 0, 0), WHITE, FIRST, CPU)
