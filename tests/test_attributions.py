@@ -1,5 +1,6 @@
 """Attributions: by hand on a linear model, beside captum on a trained one, and what their definitions promise."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -38,7 +39,7 @@ def classifier() -> Classifier:
 
 
 def linear(*weights: float) -> Classifier:
-    return cast(Classifier, Linear([float(weight) for weight in weights]))
+    return cast(Classifier, Linear([float(weight) for weight in weights]).eval())
 
 
 WHITE = np.full((1, 1, 2, 2), 255, np.uint8)
@@ -148,3 +149,41 @@ def test_a_patch_that_does_not_fit_is_named(classifier: Classifier, patch: int) 
 def test_gradients_that_are_no_numbers_are_counted() -> None:
     with pytest.raises(InputError, match="the gradient of 1 of 1 images is not finite"):
         attributions.gradient_times_input(linear(float("nan"), 0, 0, 0), WHITE, FIRST, CPU)
+
+
+def test_a_stride_that_leaves_pixels_out_is_named(classifier: Classifier) -> None:
+    for stride in (0, 5):
+        with pytest.raises(InputError, match=f"the stride must be 1 to 4.*found {stride}"):
+            attributions.occlusion(classifier, IMAGES, LABELS, CPU, patch=4, stride=stride)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "told"),
+    [
+        (IMAGES, LABELS[:3], "6 images need as many labels from 0 on, found 3"),
+        (IMAGES, LABELS - 1, "as many labels from 0 on"),
+        (IMAGES, LABELS + 1, "the model has 3 classes, found label 3"),
+        (IMAGES / np.float32(255), LABELS, "images must be uint8 in 0…255, found float32"),
+    ],
+)
+def test_what_does_not_fit_is_named(classifier: Classifier, images: np.ndarray, labels: np.ndarray, told: str) -> None:
+    methods: tuple[Callable[[], np.ndarray], ...] = (
+        lambda: attributions.gradient_times_input(classifier, images, labels, CPU),
+        lambda: attributions.loss_gradients([classifier], images, labels, CPU),
+        lambda: attributions.integrated_gradients(classifier, images, labels, CPU, steps=2),
+        lambda: attributions.occlusion(classifier, images, labels, CPU, patch=4, stride=4),
+    )
+    for method in methods:
+        with pytest.raises(InputError, match=told):
+            method()
+
+
+def test_a_model_in_train_mode_is_refused() -> None:
+    model = linear(1.0, 0.0, 0.0, 0.0).train()
+    with pytest.raises(InputError, match="train mode"):
+        attributions.gradient_times_input(model, WHITE, FIRST, CPU)
+
+
+def test_a_baseline_is_bytes_too(classifier: Classifier) -> None:
+    with pytest.raises(InputError, match="the baseline must be uint8"):
+        attributions.integrated_gradients(classifier, IMAGES, LABELS, CPU, baseline=np.full((1, 16, 18), 0.5), steps=2)

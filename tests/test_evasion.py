@@ -22,6 +22,7 @@ from wellcheck.evasion.goals import GoalName, aim_at, set_task
 from wellcheck.evasion.max_normed import max_normed
 from wellcheck.evasion.norms import L2, LINF, Norm
 from wellcheck.evasion.pgd import Way, pgd_l2
+from wellcheck.evasion.square import square
 from wellcheck.evasion.victim import Task, Victim
 from wellcheck.models import Classifier
 from wellcheck.samples import Description, Samples
@@ -105,7 +106,25 @@ def test_losses_by_hand() -> None:
     assert get.cross_entropy(logits).item() == pytest.approx(-math.log(math.exp(4) + math.exp(1) + math.exp(2) + 1))
     assert lose.logit_ratio(logits).item() == pytest.approx((2 - 4) / (4 - 1))
     assert get.logit_ratio(logits).item() == pytest.approx((0 - 4) / (4 - (1 + 0) / 2))
+    assert (lose.margin(logits).item(), get.margin(logits).item()) == (-2, -4)
     assert lose.logit_ratio(100 * logits).item() == pytest.approx(lose.logit_ratio(logits).item())
+
+
+def test_where_all_answers_are_as_likely_the_least_is_another_one() -> None:
+    assert set_task("least_likely", torch.zeros(1, 3), torch.Generator()).labels.tolist() == [1]
+
+
+def test_the_smallest_gradient_has_a_direction() -> None:
+    tiny = torch.tensor([[[[3e-30, -4e-30]]]])
+    assert told(L2.steepest(tiny)) == [[0.6, -0.8]] and told(L2.steepest(0 * tiny)) == [[0, 0]]
+
+
+def test_squares_need_no_unsure_model() -> None:
+    # Both logits a thousand times as large: cross-entropy is 0 wherever the answer is as before, and ranks nothing.
+    pixels = torch.rand((60, 2), generator=torch.Generator().manual_seed(0)).tolist()
+    found = [batch(pixels, (scale, 0.0), (0.0, scale)) for scale in (1.0, 1000.0)]
+    answers = [(one.task.done(one.victim.logits(square(one, 0.2)))).tolist() for one in found]
+    assert answers[0] == answers[1] and any(answers[0])
 
 
 def test_norms_by_hand() -> None:
@@ -251,6 +270,14 @@ def test_the_parameters_are_as_before(trained: tuple[Classifier, Samples]) -> No
     )
 
 
+def test_whom_an_attack_aims_at_does_not_hang_on_the_attack(trained: tuple[Classifier, Samples], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evasion, "BATCH", 16)
+    first = attacked(trained, "fgsm", "random_class", epsilons=[0.1])[0].target
+    others: tuple[AttackName, ...] = ("pgd_linf", "square", "noise_l2")
+    for name in others:
+        np.testing.assert_array_equal(attacked(trained, name, "random_class", epsilons=[0.05, 0.3])[1].target, first)
+
+
 def test_no_images_are_no_error(trained: tuple[Classifier, Samples]) -> None:
     (found,) = attacked((trained[0], trained[1].take(np.empty(0, np.int64))), "pgd_linf", epsilons=[0.1])
     assert len(found.images) == len(found.success) == 0
@@ -304,6 +331,31 @@ def test_a_model_in_train_mode_is_refused(trained: tuple[Classifier, Samples]) -
 def test_gradients_that_are_no_numbers_are_counted() -> None:
     with pytest.raises(InputError, match="the gradient of 1 of 2 images is not finite"):
         batch([[0.5, 0.5], [float("nan"), 0.5]], (1.0, 0.0), (0.0, -1.0))
+
+
+def test_logits_that_are_no_numbers_are_counted() -> None:
+    with pytest.raises(InputError, match="the logits of 1 of 2 images are not finite"):
+        victim((1.0, 0.0), (0.0, -1.0)).logits(torch.tensor([[[[0.5], [0.5]]], [[[torch.nan], [0.5]]]]))
+
+
+def test_images_are_bytes(trained: tuple[Classifier, Samples]) -> None:
+    with pytest.raises(InputError, match="fgsm: images must be uint8 in 0…255, found float32"):
+        attack(
+            trained[0],
+            trained[1].images / np.float32(255),
+            name="fgsm",
+            goal="untargeted",
+            epsilons=[0.1],
+            budget=BUDGET,
+            device=CPU,
+            seed=0,
+        )
+
+
+@pytest.mark.parametrize("name", ["steps", "restarts", "queries"])
+def test_a_budget_of_nothing_is_named(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} must be at least 1, found 0"):
+        Budget(**({"steps": 1, "restarts": 1, "queries": 1} | {name: 0}))
 
 
 @pytest.mark.parametrize("label", [-1, 3])

@@ -51,6 +51,15 @@ def test_it_is_cleanlabs(seed: int, classes: int, wrong: float) -> None:
     np.testing.assert_array_equal(found.candidate, flagged)
 
 
+def test_a_class_that_no_model_believes_in_claims_nobody() -> None:
+    labels, probabilities, _ = made_up(0, count=500, classes=4, wrong=0)
+    probabilities = np.column_stack([probabilities * (1 - 1e-12), np.full(500, 1e-12)])
+    labels[:20] = 4
+    found = label_errors.find(labels, probabilities)
+    np.testing.assert_array_equal(found.candidate, find_label_issues(labels, probabilities, filter_by="confident_learning", n_jobs=1))
+    assert not found.joint[:, 4].any()
+
+
 @pytest.mark.parametrize("wrong", [0.05, 0.1, 0.2])
 def test_wrong_labels_rank_first(wrong: float) -> None:
     labels, probabilities, changed = made_up(0, count=3000, wrong=wrong)
@@ -95,6 +104,7 @@ def test_folds_that_cannot_be(folds: int, told: str) -> None:
     ("labels", "probabilities", "told"),
     [
         ([0, 1], [[1.0, 0.0]], r"2 labels need as many rows of probabilities, found \[1, 2\]"),
+        ([0, 0], [[1.0], [1.0]], "at least two classes are needed, found 1"),
         ([0, 2], [[1.0, 0.0], [0.5, 0.5]], "labels must be 0 to 1, found 0 to 2"),
         ([0, 1], [[1.0, 0.0], [float("nan"), 0.5]], "1 of 2 rows are no probabilities, the first is row 1"),
         ([0, 1], [[3.0, -2.0], [0.5, 0.5]], "1 of 2 rows are no probabilities, the first is row 0"),

@@ -214,9 +214,9 @@ def test_the_most_innocent_are_not_taken_for_members_of_the_wider_group() -> Non
 def test_odd_samples_between_the_two_stay_with_the_rest() -> None:
     rng = np.random.default_rng(0)
     members, rest = rng.normal((3, 3), 0.3, (200, 2)), rng.normal(0, 0.3, (1000, 2))
-    odd = np.abs(rng.standard_t(2, (60, 2))).clip(0, 1.4)
+    odd = np.abs(rng.standard_t(1, (60, 2))).clip(0, 2.0)
     found = two_populations(np.concatenate([members, rest, odd]), (np.arange(1260) < 200).astype(float))
-    assert (found[:200] > 0.5).all() and (found[200:] < 0.5).all()
+    assert (found[:200] > 0.5).mean() > 0.98 and (found[200:] > 0.5).sum() < 20
 
 
 def carrying(noise: np.ndarray) -> tuple[Samples, Witness]:
@@ -246,14 +246,25 @@ def test_on_appeal_only_what_stays_foreign_convicts(still: float) -> None:
     rows = np.arange(100)
     group = Accused(0, "made up", rows, (rows < 40) * 1.0)
     by_pattern, by_content = finding(0, turned=0.9), replace(finding(1), accused=replace(group, label=1))
-    heard = SimpleNamespace(foreign=lambda other, ordinary: rows < 40 * still)
-    court: Any = SimpleNamespace(marked=lambda groups: np.isin(rows, np.concatenate(list(groups))), reference=lambda *_, **__: heard)
-    harmless = replace(by_content, foreign=0.1)
-    before = Examination([by_pattern, harmless, by_content], cast(Witness, None), cast(Witness, None), np.zeros(100, bool))
+    left_out: list[np.ndarray] = []
+
+    def reference(excluded: np.ndarray, *_: Any, **__: Any) -> Any:
+        left_out.append(excluded)
+        return SimpleNamespace(foreign=lambda other, ordinary: np.array_equal(ordinary, ~excluded) & (rows < 40 * still))
+
+    court: Any = SimpleNamespace(marked=lambda groups: np.isin(rows, np.concatenate(list(groups))), reference=reference)
+    harmless = replace(by_content, foreign=0.1, accused=replace(group, label=1, probability=(rows >= 90) * 1.0))
+    unsure = replace(by_content, foreign=0.3, accused=replace(group, label=1, probability=(rows >= 50) * (rows < 60) * 1.0))
+    elsewhere = replace(unsure, accused=replace(group, label=2, probability=(rows >= 70) * (rows < 80) * 1.0))
+    before = Examination(
+        [by_pattern, harmless, by_content, unsure, elsewhere], cast(Witness, None), cast(Witness, None), np.zeros(100, bool)
+    )
     after = appeal(before, court)
     assert after.findings[:2] == [by_pattern, harmless]
     assert after.guilty == ([by_pattern, after.findings[2]] if still > FOREIGN else [by_pattern])
     assert evidence_of(after.findings[2]) == pytest.approx(0.5 * still / FOREIGN)
+    # The guilty, and what else looks foreign in their labels: else poison that was not convicted would speak for itself.
+    np.testing.assert_array_equal(np.flatnonzero(left_out[0]), [*range(40), *range(50, 60)])
 
 
 def test_nobody_is_trained_where_there_is_nothing_to_appeal() -> None:

@@ -1,14 +1,14 @@
-"""Which pixels an answer hangs on: gradient × input, occlusion, both together, integrated gradients, gradients summed over training.
+"""Which pixels an answer hangs on: gradient × input, occlusion, integrated gradients, gradients summed over training.
 
 Every method takes images uint8 [N, C, H, W] and the class (int64 [N]) whose logit is explained, and gives float32 [N, C, H, W], signed:
-what raises the logit is positive.
+what raises the logit is positive (of `loss_gradients`: what raises the loss). All raise InputError on images that are no bytes, labels that
+do not fit, a model in train mode, and gradients that are no numbers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from torch import nn
 
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier
@@ -19,11 +19,8 @@ Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def gradient_times_input(classifier: Classifier, images: np.ndarray, labels: np.ndarray, device: torch.device) -> np.ndarray:
-    """∂ logit / ∂ x · x (Shrikumar et al. 2016, arXiv 1605.01713; article A4), x in [0, 1].
-
-    Raises InputError, as all methods that need them, on gradients that are no numbers.
-    """
-    maps = [pixels * _gradient(classifier, pixels, chosen) for pixels, chosen in _batches(images, labels, device)]
+    """∂ logit / ∂ x · x (Shrikumar et al. 2016, arXiv 1605.01713; article A4), x in [0, 1]."""
+    maps = [pixels * _gradient(classifier, pixels, chosen) for pixels, chosen in _batches(classifier, images, labels, device)]
     return _gathered(maps, images)
 
 
@@ -31,7 +28,7 @@ def loss_gradients(classifiers: Iterable[Classifier], images: np.ndarray, labels
     """Σ ∂ loss / ∂ x over a model's states while it learnt (article A4). Negative: more of the pixel would have lowered the loss."""
     total = np.zeros(images.shape, np.float32)
     for classifier in classifiers:
-        maps = [_gradient(classifier, pixels, chosen, _loss) for pixels, chosen in _batches(images, labels, device)]
+        maps = [_gradient(classifier, pixels, chosen, _loss) for pixels, chosen in _batches(classifier, images, labels, device)]
         total += _gathered(maps, images)
     return total
 
@@ -46,11 +43,13 @@ def integrated_gradients(
     """
     if steps < 1:
         raise InputError(f"integrated gradients: at least 1 step is needed, found {steps}")
+    if baseline is not None and baseline.dtype != np.uint8:
+        raise InputError(f"integrated gradients: the baseline must be uint8 in 0…255, found {baseline.dtype}")
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     path = [(float(node + 1) / 2, float(weight) / 2) for node, weight in zip(nodes, weights, strict=True)]
     start = np.broadcast_to(np.zeros(1, np.uint8) if baseline is None else baseline, images.shape)
     maps, at = [], 0
-    for pixels, chosen in _batches(images, labels, device):
+    for pixels, chosen in _batches(classifier, images, labels, device):
         origin = torch.from_numpy(start[at : at + len(pixels)].copy()).to(device).float() / 255
         at += len(pixels)
         way, total = pixels - origin, torch.zeros_like(pixels)
@@ -67,29 +66,38 @@ def integrated_gradients(
 def occlusion(
     classifier: Classifier, images: np.ndarray, labels: np.ndarray, device: torch.device, *, patch: int, stride: int
 ) -> np.ndarray:
-    """The logit's mean loss over all black patches on a pixel (Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2).
+    """The logit's mean loss over all black patches on a pixel (after Zeiler and Fergus 2014, arXiv 1311.2901).
 
-    Patches of patch × patch pixels in all channels, a stride apart, the last ones at the far edges. Raises InputError if one does not fit.
+    Patches of patch × patch pixels in all channels, a stride apart, the last ones at the far edges. Raises InputError if one does not fit,
+    or if a stride leaves pixels out.
     """
     height, width = images.shape[2:]
-    if not 1 <= patch <= min(height, width) or stride < 1:
+    if not 1 <= patch <= min(height, width):
         raise InputError(f"occlusion: images of {height}×{width} pixels take patches of 1 to {min(height, width)} pixels, found {patch}")
+    if not 1 <= stride <= patch:
+        raise InputError(f"occlusion: the stride must be 1 to {patch}, the patch's size, so that no pixel is left out; found {stride}")
     corners = [(row, column) for row in _places(height, patch, stride) for column in _places(width, patch, stride)]
-    kept = torch.ones(len(corners), 1, height, width, device=device)
-    for window, (row, column) in zip(kept, corners, strict=True):
-        window[:, row : row + patch, column : column + patch] = 0
-    covered = 1 - kept
     maps = []
-    for pixels, chosen in _batches(images, labels, device):
+    for pixels, chosen in _batches(classifier, images, labels, device):
         before = _logit(classifier(pixels), chosen)
+        lost, patches = torch.zeros_like(pixels[:, :1]), torch.zeros_like(pixels[:1, :1])
         together = max(1, BATCH // len(pixels))
-        lost = []
-        for part in kept.split(together):
-            after = classifier((part[:, None] * pixels).flatten(0, 1))
-            lost.append(before - _logit(after, chosen.repeat(len(part))).unflatten(0, (len(part), -1)))
-        summed = torch.einsum("wn,wchi->nchi", torch.cat(lost), covered) / covered.sum(0)
-        maps.append(summed.expand_as(pixels))
+        for part in (corners[first : first + together] for first in range(0, len(corners), together)):
+            black = _squares(part, patch, pixels)
+            after = classifier(((1 - black)[:, None] * pixels).flatten(0, 1))
+            less = before - _logit(after, chosen.repeat(len(part))).unflatten(0, (len(part), -1))
+            lost += torch.einsum("wn,wchi->nchi", less, black)
+            patches += black.sum(0, keepdim=True)
+        maps.append((lost / patches).expand_as(pixels))
     return _gathered(maps, images)
+
+
+def _squares(corners: list[tuple[int, int]], side: int, like: torch.Tensor) -> torch.Tensor:
+    """1 within each square and 0 around it, float [corners, 1, H, W]."""
+    squares = torch.zeros(len(corners), 1, *like.shape[2:], device=like.device)
+    for square, (row, column) in zip(squares, corners, strict=True):
+        square[:, row : row + side, column : column + side] = 1
+    return squares
 
 
 def max_normed(maps: np.ndarray) -> np.ndarray:
@@ -120,7 +128,17 @@ def _places(length: int, patch: int, stride: int) -> Iterator[int]:
     yield length - patch
 
 
-def _batches(images: np.ndarray, labels: np.ndarray, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(
+    classifier: Classifier, images: np.ndarray, labels: np.ndarray, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Images in [0, 1] and labels on the device, where the classifier is put too."""
+    if any(part.training for part in classifier.modules()):
+        raise InputError("attributions: the model is in train mode: call its eval() first")
+    if images.dtype != np.uint8:
+        raise InputError(f"attributions: images must be uint8 in 0…255, found {images.dtype}")
+    if len(labels) != len(images) or (len(labels) and labels.min() < 0):
+        raise InputError(f"attributions: {len(images)} images need as many labels from 0 on, found {len(labels)}")
+    classifier.to(device)
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
         yield torch.from_numpy(images[part]).to(device).float() / 255, torch.from_numpy(labels[part]).to(device)
@@ -131,11 +149,13 @@ def _gathered(maps: list[torch.Tensor], images: np.ndarray) -> np.ndarray:
 
 
 def _logit(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    if labels.max() >= logits.shape[1]:
+        raise InputError(f"attributions: the model has {logits.shape[1]} classes, found label {int(labels.max())}")
     return logits.float().gather(1, labels[:, None])[:, 0]
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    return logits.float().logsumexp(1) - _logit(logits, labels)
 
 
 def _gradient(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor, score: Score = _logit) -> torch.Tensor:

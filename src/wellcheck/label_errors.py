@@ -47,7 +47,7 @@ def find(labels: np.ndarray, probabilities: np.ndarray) -> LabelErrors:
     members = np.bincount(labels, minlength=classes)
     own = probabilities[np.arange(count), labels].astype(np.float64)
     # The self-confidence that is usual in a class; none can belong to one that no sample is labelled as.
-    usual = np.where(members > 0, np.bincount(labels, own, minlength=classes) / np.maximum(members, 1), np.inf)
+    usual = np.where(members > 0, np.bincount(labels, own, minlength=classes) / np.maximum(members, 1), np.inf).clip(2 * SLACK)
     reached = probabilities >= usual - SLACK
     confident = reached.any(1)
     belongs = np.where(reached, probabilities, -1).argmax(1)
@@ -84,8 +84,10 @@ def out_of_sample(
 
 
 def _check(labels: np.ndarray, probabilities: np.ndarray) -> None:
-    if probabilities.ndim != 2 or len(probabilities) != len(labels) or not probabilities.shape[1]:
+    if probabilities.ndim != 2 or len(probabilities) != len(labels):
         raise InputError(f"label errors: {len(labels)} labels need as many rows of probabilities, found {list(probabilities.shape)}")
+    if probabilities.shape[1] < 2:
+        raise InputError(f"label errors: at least two classes are needed, found {probabilities.shape[1]}")
     if len(labels) and not 0 <= labels.min() <= labels.max() < probabilities.shape[1]:
         raise InputError(f"label errors: labels must be 0 to {probabilities.shape[1] - 1}, found {labels.min()} to {labels.max()}")
     bad = ~((probabilities >= 0) & (probabilities <= 1 + SLACK)).all(1)

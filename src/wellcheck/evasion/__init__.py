@@ -21,6 +21,7 @@ from wellcheck.evasion.square import square
 from wellcheck.evasion.victim import Victim
 from wellcheck.models import Classifier
 from wellcheck.progress import progress
+from wellcheck.training import make_repeatable
 
 AttackName = Literal["fgsm", "max_normed", "pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble", "noise_linf", "noise_l2"]
 
@@ -82,19 +83,25 @@ def attack(
 ) -> list[Attacked]:
     """Change images uint8 [N, C, H, W] at every epsilon (in units of white); one forward pass and one gradient serve all of them.
 
-    Raises InputError on an epsilon out of range, a model in train mode, a model of one class, and gradients that are no numbers.
+    Raises InputError on images that are no bytes, an epsilon out of range, a model in train mode, a model of one class, and gradients or
+    logits that are no numbers.
     """
+    if images.dtype != np.uint8:
+        raise InputError(f"{name}: images must be uint8 in 0…255, found {images.dtype}")
     chosen = ATTACKS[name]
     largest = chosen.norm.largest(int(np.prod(images.shape[1:])))
     for epsilon in epsilons:
         if not 0 < epsilon <= largest:
             raise InputError(f"{name}: epsilon must lie above 0 and be at most {largest:.4g} (pixels are in [0, 1]); found {epsilon:g}")
-    victim, generator = Victim(classifier, device), torch.Generator().manual_seed(seed)
+    make_repeatable(device)
+    victim = Victim(classifier, device)
+    # Two streams: whom a random goal aims at must not hang on what an attack draws.
+    aims, generator = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
     found: list[list[tuple[torch.Tensor, ...]]] = [[] for _ in epsilons]
     with progress(f"{name}, {goal}", len(images), "images") as advance:
         for part in torch.from_numpy(images).split(BATCH):
             clean = part.to(device).float() / 255
-            batch = Batch(victim, clean, *victim.begin(clean, lambda logits: set_task(goal, logits, generator)), budget, generator)
+            batch = Batch(victim, clean, *victim.begin(clean, lambda logits: set_task(goal, logits, aims)), budget, generator)
             for place, epsilon in enumerate(epsilons):
                 found[place].append(_outcome(batch, chosen.run(batch, epsilon), chosen.norm))
             advance(len(part))
@@ -103,7 +110,9 @@ def attack(
 
 
 def _outcome(batch: Batch, images: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, ...]:
-    before, after = batch.slope.logits.softmax(1).max(1), batch.victim.logits(images).softmax(1).max(1)
+    logits = (batch.slope.logits, batch.victim.logits(images))
+    labels = [one.argmax(1) for one in logits]
+    confidences = [one.softmax(1).gather(1, label[:, None])[:, 0] for one, label in zip(logits, labels, strict=True)]
     target = batch.task.labels if batch.task.targeted else torch.full_like(batch.task.labels, -1)
-    columns = (images, target, before.indices, after.indices, before.values, after.values, norm.size(images - batch.clean))
+    columns = (images, target, *labels, *confidences, norm.size(images - batch.clean))
     return tuple(column.cpu() for column in columns)

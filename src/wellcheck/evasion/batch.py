@@ -1,9 +1,10 @@
 """Images under attack together, and what every attack needs to know of them before it begins."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from wellcheck.errors import InputError
 from wellcheck.evasion.victim import Slope, Task, Victim
 
 
@@ -14,6 +15,12 @@ class Budget:
     steps: int  # gradients of one way up
     restarts: int  # ways
     queries: int  # answers, where no gradient is used
+
+    def __post_init__(self) -> None:
+        """Raises InputError for anything below 1: a model that is not attacked would look robust."""
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise InputError(f"evasion: {name} must be at least 1, found {value}")
 
 
 @dataclass(frozen=True)

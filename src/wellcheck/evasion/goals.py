@@ -22,7 +22,8 @@ def set_task(goal: GoalName, logits: torch.Tensor, generator: torch.Generator) -
     if goal == "untargeted":
         return Task(answers, targeted=False)
     if goal == "least_likely":
-        return Task(logits.argmin(1), targeted=True)
+        others = logits.scatter(1, answers[:, None], torch.inf)  # where all are as likely, not the present answer
+        return Task(others.argmin(1), targeted=True)
     further = torch.randint(1, classes, answers.shape, generator=generator).to(answers.device)
     return Task((answers + further) % classes, targeted=True)
 

@@ -12,5 +12,5 @@ def noise_linf(batch: Batch, epsilon: float) -> torch.Tensor:
 
 
 def noise_l2(batch: Batch, epsilon: float) -> torch.Tensor:
-    """Gaussian noise of length ε, float [n, C, H, W] in [0, 1]."""
+    """Gaussian noise of length ε, float [n, C, H, W] in [0, 1]; what leaves the range is cut off, as it is from an attack's steps."""
     return batch.moved(L2.around(batch.clean, epsilon, batch.generator))

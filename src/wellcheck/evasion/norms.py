@@ -60,8 +60,9 @@ class _L2:
         return float(pixels**0.5)
 
     def steepest(self, gradient: torch.Tensor) -> torch.Tensor:
-        length = self.size(gradient)
-        return gradient / torch.where(length > 0, length, 1)[:, None, None, None]
+        largest = LINF.size(gradient)  # divided by first: squares of what a sure model leaves of its gradient would vanish
+        scaled = gradient / torch.where(largest > 0, largest, 1)[:, None, None, None]
+        return scaled / self.size(scaled).clamp(min=1)[:, None, None, None]
 
     def project(self, perturbation: torch.Tensor, epsilon: float) -> torch.Tensor:
         return perturbation * (epsilon / self.size(perturbation).clamp(min=epsilon))[:, None, None, None]

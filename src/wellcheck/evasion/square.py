@@ -1,5 +1,7 @@
 """Square Attack (Andriushchenko et al. 2020, arXiv 1912.00049, algorithms 1 and 2): random squares, and no gradient at all."""
 
+from dataclasses import replace
+
 import torch
 
 from wellcheck.evasion.batch import Batch, Best
@@ -10,7 +12,7 @@ HALVES = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # shares of the qu
 
 def square(batch: Batch, epsilon: float) -> torch.Tensor:
     """Squares of ±ε, each kept where it brings the image nearer to what is wanted; L∞, float [n, C, H, W] in [0, 1]."""
-    best = Best.of(batch)
+    best = replace(Best.of(batch), losses=batch.task.margin(batch.slope.logits))
     for query in range(batch.budget.queries):
         left = best.unsolved
         if not len(left):
@@ -18,7 +20,7 @@ def square(batch: Batch, epsilon: float) -> torch.Tensor:
         part = batch.take(left)
         tried = _stripes(part, epsilon) if query == 0 else _with_square(part, best.images[left], epsilon, query / batch.budget.queries)
         logits = batch.victim.logits(tried)
-        best.see(left, tried, part.task.cross_entropy(logits), part.task.done(logits))
+        best.see(left, tried, part.task.margin(logits), part.task.done(logits))
     return best.images
 
 

@@ -29,17 +29,21 @@ class Task:
         loss = nn.functional.cross_entropy(logits, self.labels, reduction="none")
         return -loss if self.targeted else loss
 
+    def margin(self, logits: torch.Tensor) -> torch.Tensor:
+        """The same by the difference to the best other logit, float [n], which does not vanish where a model is sure of itself."""
+        own = logits.gather(1, self.labels[:, None])[:, 0]
+        other = logits.scatter(1, self.labels[:, None], -torch.inf).amax(1)
+        return own - other if self.targeted else other - own
+
     def logit_ratio(self, logits: torch.Tensor) -> torch.Tensor:
         """The same by the difference of logits ratio, float [n], which no scale changes (Croce and Hein 2020, arXiv 2003.01690, eq. 6).
 
-        With a target by equation 7, which needs four classes; the other one needs three.
+        With a target after equation 7, which needs four classes (the other one three), but against the best other logit: the paper's is the
+        true class's, which an attacker who only sees answers does not know.
         """
-        own = logits.gather(1, self.labels[:, None])[:, 0]
-        other = logits.scatter(1, self.labels[:, None], -torch.inf).amax(1)
         ordered = logits.sort(dim=1, descending=True).values
         below = ordered[:, 2:4].mean(1) if self.targeted else ordered[:, 2]
-        ahead = own - other if self.targeted else other - own
-        return ahead / (ordered[:, 0] - below + SHORTEST)
+        return self.margin(logits) / (ordered[:, 0] - below + SHORTEST)
 
     def take(self, rows: torch.Tensor) -> "Task":
         """The task for some of the images: int64 rows, or bool [n]."""
@@ -62,16 +66,18 @@ class Victim:
     """A classifier under attack. Images are float [n, C, H, W] in [0, 1]; what normalises them is part of the classifier."""
 
     def __init__(self, classifier: Classifier, device: torch.device) -> None:
-        """Raises InputError if the classifier is in train mode: dropout and batch statistics would blur every answer."""
-        if classifier.training:
+        """Raises InputError if any part of the classifier is in train mode: dropout and batch statistics would blur every answer."""
+        if any(part.training for part in classifier.modules()):
             raise InputError("the model under attack is in train mode: call its eval() first")
         self.classifier = classifier.to(device)
-        self.device = device
 
     @torch.inference_mode()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Float [n, K]."""
+        """Float [n, K]. Raises InputError where a logit is no number: no answer would follow from it."""
         logits: torch.Tensor = self.classifier(images).float()
+        broken = ~logits.isfinite().all(1)
+        if broken.any():
+            raise InputError(f"the model under attack: the logits of {int(broken.sum())} of {len(images)} images are not finite")
         return logits
 
     def begin(self, images: torch.Tensor, goal: Goal) -> tuple[Task, Slope]:
