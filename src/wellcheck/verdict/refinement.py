@@ -9,7 +9,7 @@ from scipy.special import expit
 from wellcheck.detectors.mixture import SHRINKAGE, peel
 from wellcheck.metrics import spread
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import KNOWN, by_pattern
+from wellcheck.verdict.charges import by_pattern
 from wellcheck.verdict.examination import Examination
 from wellcheck.verdict.transfer import FOLDS, carried
 from wellcheck.verdict.witness import UNSURE, Witness, Witnesses
@@ -30,17 +30,14 @@ def appeal(examination: Examination, witnesses: Witnesses) -> Examination:
     """The examination once labels that foreign content alone convicts have been heard again.
 
     The first reference did without the suspects of all labels, innocent ones among them, and so without what would have taught it that an
-    unusual kind of a class belongs there. On appeal that counts as foreign which still is to a reference that did without the guilty ones,
-    and without what else looks foreign in their labels: poison in a group that was not convicted would teach it the backdoor.
+    unusual kind of a class belongs there. On appeal that counts as foreign which still is to a reference that did without the guilty ones.
     """
     guilty, findings = examination.guilty, examination.findings
     settled = {one.accused.label for one in guilty if by_pattern(one).holds(len(findings))}
     appealing = [one for one in guilty if one.accused.label not in settled]
     if not appealing:
         return examination
-    labels = {one.accused.label for one in guilty}
-    left_out = [one for one in findings if one in guilty or (one.accused.label in labels and one.foreign >= KNOWN)]
-    excluded = witnesses.marked(one.accused.suspects for one in left_out)
+    excluded = witnesses.marked(one.accused.suspects for one in guilty)
     reference = witnesses.reference(excluded, "reference on appeal", turn=3)
     foreign = reference.foreign(examination.suspected, ~excluded)
     heard = [replace(one, foreign=float(foreign[one.accused.suspects].mean())) if one in appealing else one for one in findings]
