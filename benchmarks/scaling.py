@@ -69,7 +69,7 @@ def main() -> None:
             "runs": 1,
         },
     )
-    write_text(PLOT, draw(figures))
+    write_text(PLOT, draw(dict(sorted(figures.items()))))
 
 
 def write_features(path: Path, count: int) -> None:

@@ -185,5 +185,5 @@ def test_a_model_in_train_mode_is_refused() -> None:
 
 
 def test_a_baseline_is_bytes_too(classifier: Classifier) -> None:
-    with pytest.raises(InputError, match="the baseline must be uint8"):
+    with pytest.raises(InputError, match=r"^images must be uint8 in 0…255, found float64"):
         attributions.integrated_gradients(classifier, IMAGES, LABELS, CPU, baseline=np.full((1, 16, 18), 0.5), steps=2)

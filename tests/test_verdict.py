@@ -21,8 +21,8 @@ from wellcheck.models import Classifier
 from wellcheck.samples import Description, Samples
 from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, put_on_trial
 from wellcheck.verdict.charges import FOREIGN, Accused, Finding, evidence_of, is_guilty
-from wellcheck.verdict.examination import Examination, apart, facing
-from wellcheck.verdict.refinement import appeal, carriers, separate, two_populations
+from wellcheck.verdict.examination import Examination, apart, appeal, facing
+from wellcheck.verdict.refinement import carriers, separate, two_populations
 from wellcheck.verdict.transfer import Pattern, Transfer, carried, common
 from wellcheck.verdict.witness import Witness, Witnesses
 
@@ -239,6 +239,17 @@ def test_an_odd_image_does_not_carry_what_it_only_happens_to_resemble() -> None:
     found = carried(samples, rows, rows[:40], reference, rows >= 40)
     assert found[:40].min() > found[40:].max()
     assert found[340:].std() < 2 * found[40:340].std()
+
+
+def test_no_member_carries_its_own_noise() -> None:
+    samples, reference = carrying(np.full(400, 12.0))
+    rows, ahead = np.arange(40, 400), []
+    for seed in range(9):
+        members = np.random.default_rng(seed).permutation(rows)[:40]
+        inside = np.isin(rows, members)
+        found = carried(samples, rows, members, reference, ~np.isin(np.arange(400), members))
+        ahead.append((found[inside].mean() - found[~inside].mean()) / (found[inside].std() / 40**0.5))
+    assert np.mean(ahead) < 3  # 1.0; 5.9 if every member were measured by a pattern that it is part of
 
 
 @pytest.mark.parametrize("still", [0.9, 0.1])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from wellcheck.errors import InputError
+from wellcheck.gradients import as_pixels, by_image, ready
 from wellcheck.models import Classifier
 
 BATCH = 512  # images, or changed copies of them, in one pass
@@ -43,14 +44,12 @@ def integrated_gradients(
     """
     if steps < 1:
         raise InputError(f"integrated gradients: at least 1 step is needed, found {steps}")
-    if baseline is not None and baseline.dtype != np.uint8:
-        raise InputError(f"integrated gradients: the baseline must be uint8 in 0…255, found {baseline.dtype}")
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     path = [(float(node + 1) / 2, float(weight) / 2) for node, weight in zip(nodes, weights, strict=True)]
-    start = np.broadcast_to(np.zeros(1, np.uint8) if baseline is None else baseline, images.shape)
+    start = np.broadcast_to(np.uint8(0) if baseline is None else baseline, images.shape)
     maps, at = [], 0
     for pixels, chosen in _batches(classifier, images, labels, device):
-        origin = torch.from_numpy(start[at : at + len(pixels)].copy()).to(device).float() / 255
+        origin = as_pixels(start[at : at + len(pixels)].copy(), device)  # a copy, for a broadcast array is not writable
         at += len(pixels)
         way, total = pixels - origin, torch.zeros_like(pixels)
         together = max(1, BATCH // len(pixels))
@@ -132,16 +131,12 @@ def _batches(
     classifier: Classifier, images: np.ndarray, labels: np.ndarray, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Images in [0, 1] and labels on the device, where the classifier is put too."""
-    if any(part.training for part in classifier.modules()):
-        raise InputError("attributions: the model is in train mode: call its eval() first")
-    if images.dtype != np.uint8:
-        raise InputError(f"attributions: images must be uint8 in 0…255, found {images.dtype}")
     if len(labels) != len(images) or (len(labels) and labels.min() < 0):
         raise InputError(f"attributions: {len(images)} images need as many labels from 0 on, found {len(labels)}")
-    classifier.to(device)
+    ready(classifier, device)
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
-        yield torch.from_numpy(images[part]).to(device).float() / 255, torch.from_numpy(labels[part]).to(device)
+        yield as_pixels(images[part], device), torch.from_numpy(labels[part]).to(device)
 
 
 def _gathered(maps: list[torch.Tensor], images: np.ndarray) -> np.ndarray:
@@ -160,8 +155,4 @@ def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _gradient(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor, score: Score = _logit) -> torch.Tensor:
     pixels = pixels.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(score(classifier(pixels), labels).sum(), pixels)
-    broken = ~gradient.flatten(1).isfinite().all(1)
-    if broken.any():
-        raise InputError(f"attributions: the gradient of {int(broken.sum())} of {len(pixels)} images is not finite")
-    return gradient
+    return by_image(score(classifier(pixels), labels), pixels)

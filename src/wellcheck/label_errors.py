@@ -14,7 +14,6 @@ SLACK = 1e-6  # below a class's threshold: rounding excludes nobody
 class LabelErrors:
     """What is held of the labels of N samples of K classes."""
 
-    labels: np.ndarray  # int64 [N], as received
     joint: np.ndarray  # int64 [K, K]: samples by label as received and by the class that they confidently belong to
     candidate: np.ndarray  # bool [N]: confidently of another class, and not answered as labelled
     suggested: np.ndarray  # int64 [N]: the class they most likely show
@@ -25,14 +24,6 @@ class LabelErrors:
         """The candidates, the likeliest error first, int64."""
         rows = np.flatnonzero(self.candidate)
         return rows[np.argsort(self.quality[rows], kind="stable")]
-
-    def rates(self) -> np.ndarray:
-        """The share of every label's samples that are candidates, float64 [K]; NaN for a label without samples."""
-        counts = np.bincount(self.labels, minlength=len(self.joint))
-        errors = np.bincount(self.labels[self.candidate], minlength=len(self.joint))
-        with np.errstate(invalid="ignore"):
-            rates: np.ndarray = errors / np.where(counts > 0, counts, np.nan)
-        return rates
 
 
 def find(labels: np.ndarray, probabilities: np.ndarray) -> LabelErrors:
@@ -57,7 +48,7 @@ def find(labels: np.ndarray, probabilities: np.ndarray) -> LabelErrors:
     others[np.arange(count), labels] = -np.inf
     quality = (own - others.max(1) + 1) / 2
     suggested = probabilities.argmax(1)
-    return LabelErrors(labels, joint, confident & (belongs != labels) & (suggested != labels), suggested, quality)
+    return LabelErrors(joint, confident & (belongs != labels) & (suggested != labels), suggested, quality)
 
 
 def out_of_sample(
@@ -73,13 +64,12 @@ def out_of_sample(
     if folds < 2 or few:
         told = f"label {few[0]} has {members[few[0]]} samples" if few else "at least 2 are needed"
         raise InputError(f"label errors: {folds} folds are too {'many' if few else 'few'}: {told}")
-    fold = np.empty(len(labels), np.int64)
-    shuffled = np.random.default_rng([seed, *b"folds"]).permutation(len(labels))
-    fold[shuffled[np.argsort(labels[shuffled], kind="stable")]] = np.arange(len(labels)) % folds
+    from sklearn.model_selection import StratifiedKFold  # as in metrics.py: most stages do without
+
     found = np.empty((len(labels), classes), np.float32)
-    for one in range(folds):
-        outside = fold == one
-        found[outside] = answer(np.flatnonzero(~outside), np.flatnonzero(outside), one)
+    splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
+    for fold, (inside, outside) in enumerate(splits):
+        found[outside] = answer(inside, outside, fold)
     return found
 
 

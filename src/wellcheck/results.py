@@ -112,7 +112,12 @@ def _class_rows(experiment: Experiment, result: dict[str, Any]) -> list[str]:
 
 
 def _benchmark_table(name: str, result: dict[str, Any]) -> str:
-    head = [f"## Benchmark: {name}", "", f"`{result['command']}`, {result['runs']} runs, {result['device']}.", ""]
+    head = [
+        f"## Benchmark: {name}",
+        "",
+        f"`{result['command']}`, {result['runs']} run{'s' if result['runs'] > 1 else ''}, {result['device']}.",
+        "",
+    ]
     rows = [f"| {what} | {value:.3g} |" for what, value in result["ratios"].items()]
     return "\n".join([*head, "| ratio | |", "|---|---|", *rows, ""])
 

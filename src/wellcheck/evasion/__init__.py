@@ -19,6 +19,7 @@ from wellcheck.evasion.norms import L2, LINF, Norm
 from wellcheck.evasion.pgd import pgd_l2, pgd_linf
 from wellcheck.evasion.square import square
 from wellcheck.evasion.victim import Victim
+from wellcheck.gradients import as_pixels
 from wellcheck.models import Classifier
 from wellcheck.progress import progress
 from wellcheck.training import make_repeatable
@@ -75,7 +76,7 @@ def attack(
     images: np.ndarray,
     *,
     name: AttackName,
-    goal: GoalName,
+    goal: GoalName | int,
     epsilons: Sequence[float],
     budget: Budget,
     device: torch.device,
@@ -83,11 +84,9 @@ def attack(
 ) -> list[Attacked]:
     """Change images uint8 [N, C, H, W] at every epsilon (in units of white); one forward pass and one gradient serve all of them.
 
-    Raises InputError on images that are no bytes, an epsilon out of range, a model in train mode, a model of one class, and gradients or
-    logits that are no numbers.
+    goal: see `set_task`. Raises InputError on images that are no bytes, an epsilon out of range, a target that is no class, a model in
+    train mode, a model of one class, and gradients or logits that are no numbers.
     """
-    if images.dtype != np.uint8:
-        raise InputError(f"{name}: images must be uint8 in 0…255, found {images.dtype}")
     chosen = ATTACKS[name]
     largest = chosen.norm.largest(int(np.prod(images.shape[1:])))
     for epsilon in epsilons:
@@ -99,12 +98,12 @@ def attack(
     aims, generator = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
     found: list[list[tuple[torch.Tensor, ...]]] = [[] for _ in epsilons]
     with progress(f"{name}, {goal}", len(images), "images") as advance:
-        for part in torch.from_numpy(images).split(BATCH):
-            clean = part.to(device).float() / 255
+        for start in range(0, max(len(images), 1), BATCH):
+            clean = as_pixels(images[start : start + BATCH], device)
             batch = Batch(victim, clean, *victim.begin(clean, lambda logits: set_task(goal, logits, aims)), budget, generator)
             for place, epsilon in enumerate(epsilons):
                 found[place].append(_outcome(batch, chosen.run(batch, epsilon), chosen.norm))
-            advance(len(part))
+            advance(len(clean))
     columns = [[torch.cat(column).numpy() for column in zip(*parts, strict=True)] for parts in found]
     return [Attacked(epsilon, *column) for epsilon, column in zip(epsilons, columns, strict=True)]
 

@@ -40,7 +40,7 @@ class Batch:
 
     def take(self, rows: torch.Tensor) -> "Batch":
         """Some of the images: int64 rows, or bool [n]."""
-        return replace(self, clean=self.clean[rows], task=self.task.take(rows), slope=Slope(*(part[rows] for part in self.slope)))
+        return replace(self, clean=self.clean[rows], task=self.task.take(rows), slope=self.slope.take(rows))
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,7 @@ def climb(way: Way, images: torch.Tensor, steps: int, best: "Best", rows: torch.
         slope = way.victim.slope(images, way.task)
         open_ = best.see(rows, images, slope.losses, way.task.done(slope.logits))
         if not open_.all():
-            rows, images, way = rows[open_], images[open_], way.take(open_)
-            slope = Slope(*(part[open_] for part in slope))
+            rows, images, way, slope = rows[open_], images[open_], way.take(open_), slope.take(open_)
             if not len(rows):
                 return
         images = way.further(images, slope)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from wellcheck.errors import InputError
+from wellcheck.gradients import by_image, ready
 from wellcheck.models import Classifier
 
 SHORTEST = 1e-12  # of a difference of logits that something is divided by
@@ -61,15 +62,17 @@ class Slope(NamedTuple):
     gradient: torch.Tensor  # float [n, C, H, W]
     logits: torch.Tensor  # float [n, K]
 
+    def take(self, rows: torch.Tensor) -> "Slope":
+        """The same for some of the images: int64 rows, or bool [n]."""
+        return Slope(self.losses[rows], self.gradient[rows], self.logits[rows])
+
 
 class Victim:
     """A classifier under attack. Images are float [n, C, H, W] in [0, 1]; what normalises them is part of the classifier."""
 
     def __init__(self, classifier: Classifier, device: torch.device) -> None:
-        """Raises InputError if any part of the classifier is in train mode: dropout and batch statistics would blur every answer."""
-        if any(part.training for part in classifier.modules()):
-            raise InputError("the model under attack is in train mode: call its eval() first")
-        self.classifier = classifier.to(device)
+        """Raises InputError if the classifier is in train mode."""
+        self.classifier = ready(classifier, device)
 
     @torch.inference_mode()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
@@ -77,7 +80,7 @@ class Victim:
         logits: torch.Tensor = self.classifier(images).float()
         broken = ~logits.isfinite().all(1)
         if broken.any():
-            raise InputError(f"the model under attack: the logits of {int(broken.sum())} of {len(images)} images are not finite")
+            raise InputError(f"the model: the logits of {int(broken.sum())} of {len(images)} images are not finite")
         return logits
 
     def begin(self, images: torch.Tensor, goal: Goal) -> tuple[Task, Slope]:
@@ -94,8 +97,4 @@ class Victim:
         return self._slope(images, logits, loss(task, logits))
 
     def _slope(self, images: torch.Tensor, logits: torch.Tensor, losses: torch.Tensor) -> Slope:
-        (gradient,) = torch.autograd.grad(losses.sum(), images)
-        broken = ~gradient.flatten(1).isfinite().all(1)
-        if broken.any():
-            raise InputError(f"the model under attack: the gradient of {int(broken.sum())} of {len(images)} images is not finite")
-        return Slope(losses.detach(), gradient, logits.detach())
+        return Slope(losses.detach(), by_image(losses, images), logits.detach())

@@ -18,8 +18,8 @@ from wellcheck.metrics import spread
 from wellcheck.params import Train
 from wellcheck.samples import Samples
 from wellcheck.verdict.charges import CHARGES, CONVICTS, Accused, Finding, evidence_of
-from wellcheck.verdict.examination import Examination, examine, facing
-from wellcheck.verdict.refinement import Judge, appeal, refine
+from wellcheck.verdict.examination import Examination, appeal, examine, facing
+from wellcheck.verdict.refinement import Judge, refine
 from wellcheck.verdict.transfer import Pattern, common
 from wellcheck.verdict.witness import Witnesses
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import binom
 
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import OWN, Accused, Finding, is_guilty
+from wellcheck.verdict.charges import OWN, Accused, Finding, by_pattern, is_guilty
 from wellcheck.verdict.transfer import STRONGER, TESTED, Transfer, added, common, try_on_others
 from wellcheck.verdict.witness import UNSURE, Witness, Witnesses
 
@@ -106,6 +106,24 @@ def _asked(
     hits = int(sure[asked].sum())
     p_value = float(binom.sf(hits - 1, len(asked), min(rate, 1.0)))
     return replace(finding, held_out=len(asked), generalises=hits / len(asked), p_generalises=p_value)
+
+
+def appeal(examination: Examination, witnesses: Witnesses) -> Examination:
+    """The examination once labels that foreign content alone convicts have been heard again.
+
+    The first reference did without the suspects of all labels, innocent ones among them, and so without what would have taught it that an
+    unusual kind of a class belongs there. On appeal that counts as foreign which still is to a reference that did without the guilty ones.
+    """
+    guilty, findings = examination.guilty, examination.findings
+    settled = {one.accused.label for one in guilty if by_pattern(one).holds(len(findings))}
+    appealing = [one for one in guilty if one.accused.label not in settled]
+    if not appealing:
+        return examination
+    excluded = witnesses.marked(one.accused.suspects for one in guilty)
+    reference = witnesses.reference(excluded, "reference on appeal", turn=3)
+    foreign = reference.foreign(examination.suspected, ~excluded)
+    heard = [replace(one, foreign=float(foreign[one.accused.suspects].mean())) if one in appealing else one for one in findings]
+    return replace(examination, findings=heard)
 
 
 def apart(finding: Finding, findings: Sequence[Finding]) -> float:

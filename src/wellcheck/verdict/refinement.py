@@ -1,7 +1,7 @@
 """Which samples of a convicted label: suspects are taken out generously until a reference is free of the backdoor, and that one decides."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
@@ -9,7 +9,6 @@ from scipy.special import expit
 from wellcheck.detectors.mixture import SHRINKAGE, peel
 from wellcheck.metrics import spread
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import by_pattern
 from wellcheck.verdict.examination import Examination
 from wellcheck.verdict.transfer import FOLDS, carried
 from wellcheck.verdict.witness import UNSURE, Witness, Witnesses
@@ -24,24 +23,6 @@ FREEDOM = 4.0  # degrees of freedom of a population: how many odd samples it has
 STAMP = 5.0  # standard deviations of carriers and others between the two
 TINY = 1e-9
 LEAST_SPREAD = 0.02  # of a score of variance 1: added to every variance
-
-
-def appeal(examination: Examination, witnesses: Witnesses) -> Examination:
-    """The examination once labels that foreign content alone convicts have been heard again.
-
-    The first reference did without the suspects of all labels, innocent ones among them, and so without what would have taught it that an
-    unusual kind of a class belongs there. On appeal that counts as foreign which still is to a reference that did without the guilty ones.
-    """
-    guilty, findings = examination.guilty, examination.findings
-    settled = {one.accused.label for one in guilty if by_pattern(one).holds(len(findings))}
-    appealing = [one for one in guilty if one.accused.label not in settled]
-    if not appealing:
-        return examination
-    excluded = witnesses.marked(one.accused.suspects for one in guilty)
-    reference = witnesses.reference(excluded, "reference on appeal", turn=3)
-    foreign = reference.foreign(examination.suspected, ~excluded)
-    heard = [replace(one, foreign=float(foreign[one.accused.suspects].mean())) if one in appealing else one for one in findings]
-    return replace(examination, findings=heard)
 
 
 def refine(

@@ -100,7 +100,8 @@ def carried(train: Samples, rows: np.ndarray, members: np.ndarray, reference: Wi
     chance = apart[inside].var(0) / sizes
     shrunk = _beyond(means, chance)
     filters = shrunk / noise / np.sqrt((shrunk**2 / noise).sum(1, keepdims=True).clip(1e-9))
-    found = (apart @ filters.T)[np.arange(len(rows)), fold] / np.sqrt((apart**2 / noise).mean(1).clip(1e-9)).astype(np.float64)
+    oddness = np.sqrt((apart**2 / noise).mean(1).clip(1e-9)).astype(np.float64)
+    found = (apart @ filters.T)[np.arange(len(rows)), fold] / oddness
     return np.asarray((found - found.mean()) / max(float(found.std()), 1e-9))
 
 
