@@ -40,7 +40,10 @@ RECIPE: dict[str, Any] = {
     "batch_size": 128,
     "learning_rate": 1e-3,
     "precision": "auto",
+    "augment": False,
+    "schedule": "constant",
     "early_epochs": 5,
+    "snapshots": 0,
 }
 LAYERS: tuple[params.LayerName, ...] = ("pixels", "feature_map", "penultimate")
 NEEDS_A_MAP, TAKES_LONG = "centroid_tsne", "trigger_inversion"  # detectors: one is not asked, one in few cells

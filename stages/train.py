@@ -17,7 +17,7 @@ def main(train: Path, valid: Path, *, model: Output) -> str:
     title = f"train@{model.name}"
     trained = training.train(samples.read(train), samples.read(valid), recipe, device=device, checkpoint=checkpoint, title=title)
     stage.remember("training_seconds", trained.seconds)  # an interrupted run's seconds are in it, those of the stage are this run's
-    storage.save(model, trained.classifier, trained.history, trained.early_losses)
+    storage.save(model, trained.classifier, trained.history, trained.early_losses, trained.snapshots)
     last = trained.history[-1]
     heard = f", valid accuracy {last['valid_accuracy']:.2%}" if last["valid_accuracy"] is not None else ""
     return f"{recipe.model} on {device}, {recipe.epochs} epochs: train accuracy {last['train_accuracy']:.2%}{heard}"

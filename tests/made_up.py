@@ -1,6 +1,6 @@
 """A run that never was: the artifacts of the pipeline with random images, for a report to be made of them."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
-from wellcheck import metrics, samples
+from wellcheck import disparity, label_errors, metrics, robustness, samples
 from wellcheck.artifacts import write_columns, write_csv, write_json
 from wellcheck.params import Params, load_all
 from wellcheck.report.evidence import Files, gather
+from wellcheck.report.explanations import METHODS
 from wellcheck.report.page import render
 from wellcheck.samples import Description, Samples
 
@@ -77,6 +78,9 @@ def make_files(folder: Path, case: Case, seed: int = 0) -> Files:
         write_columns(path, {"sample_id": mapped, **{axis: rng.normal(size=len(mapped)).astype(np.float32) for axis in axes}})
     ids = sets.clean.sample_id
     write_columns(files.planted, {"sample_id": np.sort(ids[sets.planted]), "cover": np.zeros(len(sets.planted), bool)})
+    write_label_errors(files, sets.poisoned, case)
+    write_explanations(files, sets.test, case, rng)
+    write_evasion(files, sets.test, case.classes, rng)
     flagged = write_verdict(files, sets, case, rng)
     write_scores(files, sets, case, flagged, len(mapped), rng)
     kept = {
@@ -103,6 +107,71 @@ def make_sets(case: Case, rng: np.random.Generator) -> Sets:
     test_ids, test_labels = ids[-1] + 1 + np.arange(case.tests), np.arange(case.tests) % case.classes
     test = Samples(test_ids, rng.integers(0, 256, (case.tests, *case.shape), np.uint8), test_labels, about)
     return Sets(Samples(ids, pictures, labels, about), Samples(ids, changed, given, about), test, planted)
+
+
+def write_evasion(files: Files, test: Samples, classes: int, rng: np.random.Generator) -> None:
+    """What attacks on the inputs leave: two sizes of four attacks, each turning some of the answers."""
+    chosen, kept, settings = test.take(np.arange(min(60, len(test)))), np.arange(3), load_all(ROOT / "params.yaml").evasion
+    tables, pictures = [], {"sample_id": chosen.sample_id[kept]}
+    runs = [(name, goal, epsilon) for name in settings.attacks for goal in settings.goals for epsilon in settings.epsilons]
+    for variant in ("trained", "untrained"):
+        for name, goal, epsilon in [*runs, (robustness.SIGN_ALONE, "untargeted", np.nan)]:
+            if goal == "untargeted" or variant == "trained":
+                after = rng.integers(0, classes, len(chosen))
+                told = {"variant": variant, "attack": name, "goal": goal, "epsilon": epsilon}
+                told |= {"confidence_before": 0.9, "confidence_after": 0.6}
+                columns = {"label": chosen.labels, "label_before": chosen.labels, "label_after": after, "sample_id": chosen.sample_id}
+                columns |= {key: np.full(len(chosen), value) for key, value in told.items()}
+                tables.append(columns | {"success": after != chosen.labels})
+                images = chosen.images[kept] / np.float32(255)
+                pictures[robustness.image_name(variant, name, epsilon)] = np.clip(images + np.float32(0.1), 0, 1)
+    table = {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
+    write_columns(files.evasion_outcomes, table)
+    save_file(pictures, files.evasion_images)
+    write_json(files.evasion, robustness.figures(table, classes, 0.95))
+    rates = disparity.rates(table["success"], table["label"], classes, 0.95)
+    told_rates = {"per_class": [{**asdict(one), "rate": one.rate} for one in rates], "disparity": asdict(disparity.disparity(rates))}
+    pairs = [asdict(one) for one in disparity.confused_pairs(metrics.confusion_matrix(table["label"], table["label_after"], classes), 5)]
+    goals = dict.fromkeys(settings.goals, told_rates)
+    relation = {goal: asdict(disparity.correlation(rates, rates)) for goal in goals}
+    write_json(files.disparity, {"missed": told_rates, "attacked": goals, "correlation": relation, "confused_pairs": pairs})
+
+
+def write_label_errors(files: Files, train: Samples, case: Case) -> None:
+    """What the search for label errors leaves: every twentieth label is a candidate for the class after it, the last ones the likeliest."""
+    candidate = np.arange(len(train)) % 20 == 3
+    suggested = np.where(candidate, (train.labels + 1) % case.classes, train.labels)
+    quality = np.where(candidate, np.linspace(0.4, 0.1, len(train)), 0.9)
+    judged = label_errors.LabelErrors(np.zeros((case.classes, case.classes), np.int64), candidate, suggested, quality)
+    columns = {"sample_id": train.sample_id, "label": train.labels, "suggested": suggested, "quality": quality}
+    write_columns(files.judged_labels, columns | {"candidate": candidate})
+    figures = label_errors.figures(train.labels, judged, case.classes, 0.95)
+    write_json(files.label_errors, figures | {"of": len(train) + 4, "folds": 3, "skipped": [{"label": 0, "samples": 2}]})
+
+
+def write_explanations(files: Files, test: Samples, case: Case, rng: np.random.Generator) -> None:
+    """What explaining leaves: five examples, one pair with two images, random maps by every method, a film; without colours too."""
+    rows, pair = np.concatenate([np.arange(5), np.repeat([0, case.classes], 2)]), np.repeat([-1, 0], [5, 4])
+    explained = np.where(np.arange(9) < 5, test.labels[rows], np.arange(9) % 2)
+    table = {"sample_id": test.sample_id[rows], "label": test.labels[rows], "predicted": np.where(pair < 0, test.labels[rows], 1)}
+    table |= {"confidence": np.full(9, 0.8, np.float32), "explained": explained, "pair": pair}
+    variants = ["trained", "untrained"]
+    figures: dict[str, Any] = {"measured": 50, "sizes": {"patch": 2, "stride": 1, "border": 2}, "snapshots": 3, "grey": None}
+    if case.shape[0] == 3:
+        variants.append("grey")
+        table |= {"grey_predicted": np.zeros(9, np.int64), "grey_confidence": np.full(9, 0.5, np.float32)}
+        share = {"accuracy": 0.75, "accuracy_interval": [0.7, 0.8], "per_class": {"recall": [0.5] * (case.classes - 1) + [None]}}
+        figures["grey"] = {"colour": share, "grey": share}
+    names = [f"{variant}/{method}" for variant in variants for method in METHODS if variant != "grey" or method != "loss_gradients"]
+    save_file({name: rng.normal(size=(9, *case.shape)).astype(np.float32) for name in names}, files.explained_maps)
+    write_columns(files.explained, table)
+    shares = {"images": 50, "mean": 0.3, "interval": [0.25, 0.35], "per_class": [0.25] * (case.classes - 1) + [None]}
+    border = {"width": 2, "area": 0.5, **{variant: dict.fromkeys(METHODS, shares) for variant in variants[:2]}}
+    gap = {"largest_gap": 0.01, "mean_gap": 0.001, "mean_difference": 5.0}
+    pairs = [{"label": 0, "taken_for": 1, "count": 2, "share": 0.2}]
+    write_json(files.explanations, figures | {"border": border, "completeness": {"integrated_gradients": gap}, "pairs": pairs})
+    frames, sure = rng.normal(size=(4, 2, *case.shape)).astype(np.float16), np.full((4, 2), 0.1, np.float32)
+    save_file({"maps": frames, "probability": sure, "rows": np.arange(2), "losses": np.ones(3, np.float32)}, files.film)
 
 
 def write_models(files: Files, test: Samples, attacked: Samples, case: Case) -> None:

@@ -9,7 +9,7 @@ import torch
 from captum.attr import InputXGradient, IntegratedGradients, Occlusion
 from torch import nn
 
-from wellcheck import attributions, models
+from wellcheck import attributions, gradients, models
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier, ModelDescription
 
@@ -102,6 +102,33 @@ def test_occlusion_is_captums(classifier: Classifier, patch: int, stride: int) -
     np.testing.assert_allclose(ours, theirs.detach(), atol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"padding": 2, "bias": False}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": (0, 1)}, {"padding": "same"}],
+)
+def test_gradients_by_the_image_are_pytorchs(channels: int, settings: dict[str, Any]) -> None:
+    # Convolutions of few channels have a gradient of their own; it must not hang on whether weights ask for gradients, and gives them none.
+    model = nn.Sequential(nn.Conv2d(channels, 6, (3, 5), **settings), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.Flatten(), nn.LazyLinear(4)).eval()
+    images = torch.rand((3, channels, 11, 14), generator=torch.Generator().manual_seed(0), requires_grad=True)
+    (expected,) = torch.autograd.grad(model(images)[:, 1].sum(), images)
+    found = gradients.by_image(gradients.answers(cast(Classifier, model), images)[:, 1], images)
+    torch.testing.assert_close(found, expected)
+    assert all(one.grad is None for one in model.parameters())
+
+
+def test_patches_that_are_black_already_take_nothing(classifier: Classifier) -> None:
+    images = IMAGES.copy()
+    images[:, :, :, 7:] = 0
+    images[0] = 0
+    theirs = Occlusion(classifier).attribute(
+        torch.from_numpy(images).float() / 255, target=torch.from_numpy(LABELS), sliding_window_shapes=(1, 4, 4), strides=(1, 2, 2)
+    )
+    ours = attributions.occlusion(classifier, images, LABELS, CPU, patch=4, stride=2)
+    np.testing.assert_allclose(ours, theirs.detach(), atol=1e-5)
+    assert ours[1].any() and not ours[0].any() and not ours[:, :, :, 10:].any()
+
+
 def test_integrated_gradients_sum_to_what_the_logit_changed(classifier: Classifier) -> None:
     found = attributions.integrated_gradients(classifier, IMAGES, LABELS, CPU, steps=200)
     with torch.inference_mode():
@@ -123,6 +150,23 @@ def test_batches_change_nothing(classifier: Classifier, batch: int, monkeypatch:
     monkeypatch.setattr(attributions, "BATCH", batch)
     for one, other in zip(whole, every(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_occlusion_times_gradient_by_hand() -> None:
+    occluded, gradients = np.array([[[[2.0, -4.0], [0.0, 1.0]]]]), np.array([[[[-5.0, 1.0], [10.0, 0.0]]]])
+    np.testing.assert_allclose(attributions.occlusion_times_gradient(occluded, gradients), [[[[0.25, 0.1], [0.0, 0.0]]]])
+    assert not attributions.occlusion_times_gradient(np.zeros((1, 1, 2, 2)), gradients).any()
+
+
+def test_what_is_missing_for_completeness_by_hand() -> None:
+    model = linear(1.0, -2.0, 0.0, 4.0)
+    maps = attributions.integrated_gradients(model, WHITE, FIRST, CPU, steps=1)
+    gap, difference = attributions.completeness(model, WHITE, FIRST, maps + 0.25, CPU)
+    np.testing.assert_allclose((gap, difference), [[1.0], [3.0]], atol=1e-5)
+    grey = np.full((1, 2, 2), 51, np.uint8)
+    gap, difference = attributions.completeness(model, WHITE, FIRST, maps, CPU, baseline=grey)
+    np.testing.assert_allclose((gap, difference), [[0.6], [2.4]], atol=1e-5)
+    assert [len(part) for part in attributions.completeness(model, WHITE[:0], FIRST[:0], maps[:0], CPU)] == [0, 0]
 
 
 def test_the_share_on_the_border_by_hand() -> None:

@@ -15,17 +15,18 @@ from torch import nn
 
 from wellcheck import datasets, evasion, params, training
 from wellcheck.errors import InputError
-from wellcheck.evasion import ATTACKS, AttackName, attack
+from wellcheck.evasion import ATTACKS, attack
 from wellcheck.evasion.apgd import _checkpoints
 from wellcheck.evasion.batch import Batch, Best, Budget
 from wellcheck.evasion.fgsm import fgsm
-from wellcheck.evasion.goals import GoalName, set_task
+from wellcheck.evasion.goals import set_task
 from wellcheck.evasion.max_normed import max_normed
 from wellcheck.evasion.norms import L2, LINF, Norm
 from wellcheck.evasion.pgd import Way, pgd_l2
 from wellcheck.evasion.square import square
 from wellcheck.evasion.victim import Task, Victim
 from wellcheck.models import Classifier
+from wellcheck.params import AttackName, GoalName
 from wellcheck.samples import Description, Samples
 
 CPU = torch.device("cpu")
@@ -170,7 +171,18 @@ def trained() -> tuple[Classifier, Samples]:
     source = datasets.open_source(params.Dataset(name="digits", path="", size=28, channels=None))
     images = np.concatenate([part for part, _ in source.train.batches()])
     samples = Samples(np.arange(len(images)), images, source.train.labels.astype(np.int64), Description(source.class_names, source.origin))
-    recipe = params.Train(model="two_conv_cnn", epochs=6, batch_size=64, learning_rate=2e-3, precision="float32", early_epochs=0, seed=0)
+    recipe = params.Train(
+        model="two_conv_cnn",
+        epochs=6,
+        batch_size=64,
+        learning_rate=2e-3,
+        precision="float32",
+        augment=False,
+        schedule="constant",
+        early_epochs=0,
+        snapshots=0,
+        seed=0,
+    )
     state = training.begin(samples, recipe, CPU)
     data = training.to_device(samples, CPU)
     for epoch in range(recipe.epochs):

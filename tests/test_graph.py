@@ -156,7 +156,9 @@ def test_the_controls_are_trained_and_measured_and_nothing_else() -> None:
     assert readers_of(*filters) <= {"attack", "evaluate", "report"}
 
 
-@pytest.mark.parametrize("name", ["detect", "verdict@clean", "verdict@poisoned", "cleanse", "train@cleansed", "embed@poisoned"])
+@pytest.mark.parametrize(
+    "name", ["detect", "verdict@clean", "verdict@poisoned", "cleanse", "train@cleansed", "embed@poisoned", "label_errors"]
+)
 def test_detection_and_cleansing_do_not_depend_on_any_truth_at_any_distance(name: str) -> None:
     assert (ROOT / "data/poison/train.parquet" in above(name)) == ("clean" not in name.split("@"))
     assert ROOT / "data/split/train.parquet" in above(name)

@@ -45,9 +45,37 @@ def test_it_is_cleanlabs(seed: int, classes: int, wrong: float) -> None:
     found = label_errors.find(labels, probabilities)
     theirs = compute_confident_joint(labels, probabilities, calibrate=False)
     np.testing.assert_array_equal(found.joint + np.diag(np.where(found.joint.diagonal() == 0, 1, 0)), theirs)
-    np.testing.assert_allclose(found.quality, get_label_quality_scores(labels, probabilities, method="normalized_margin"), rtol=1e-12)
-    flagged = find_label_issues(labels, probabilities, filter_by="confident_learning", n_jobs=1)
+    np.testing.assert_allclose(found.quality, get_label_quality_scores(labels, probabilities), rtol=1e-12)
+    flagged = find_label_issues(labels, probabilities, filter_by="low_self_confidence", n_jobs=1)
     np.testing.assert_array_equal(found.candidate, flagged)
+
+
+def test_the_candidates_are_the_worst_of_those_answered_otherwise() -> None:
+    # Usual of class 0: 0.42, of 1: 0.7; the fourth is confidently of class 1, and the third, which no class claims, is a worse label.
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    own, other = [0.8, 0.8, 0.02, 0.06, 0.1, 0.1], [0.1, 0.1, 0.5, 0.9, 0.6, 0.8]
+    found = label_errors.find(labels, np.column_stack([own, other, 1 - np.add(own, other)]))
+    np.testing.assert_array_equal(found.joint[:2, :2], [[2, 1], [0, 1]])
+    assert found.ranked.tolist() == [2]
+
+
+def test_calibration_undoes_what_made_answers_too_sure_or_partial() -> None:
+    labels, probabilities, _ = made_up(0, count=20_000, wrong=0)
+    fair = label_errors.calibrated(labels, probabilities)
+    bent = fair**2.5 * np.array([1, 2, 4, 0.5, 1])
+    again = label_errors.calibrated(labels, bent / bent.sum(1, keepdims=True))
+    np.testing.assert_allclose(again, fair, atol=2e-3)
+    np.testing.assert_allclose(again.mean(0), np.bincount(labels) / len(labels), atol=1e-3)  # each class as often as it is given
+
+
+def test_calibration_of_what_it_cannot_improve() -> None:
+    labels = np.repeat([0, 1, 3], 20)
+    never_wrong = np.eye(4)[labels]
+    found = label_errors.calibrated(labels, never_wrong)
+    np.testing.assert_allclose(found, never_wrong, atol=1e-6)
+    assert label_errors.calibrated(labels[:0], never_wrong[:0]).shape == (0, 4)
+    with pytest.raises(InputError, match="3 labels need as many rows"):
+        label_errors.calibrated(labels[:3], never_wrong)
 
 
 def test_a_class_that_no_model_believes_in_claims_nobody() -> None:
@@ -55,7 +83,7 @@ def test_a_class_that_no_model_believes_in_claims_nobody() -> None:
     probabilities = np.column_stack([probabilities * (1 - 1e-12), np.full(500, 1e-12)])
     labels[:20] = 4
     found = label_errors.find(labels, probabilities)
-    np.testing.assert_array_equal(found.candidate, find_label_issues(labels, probabilities, filter_by="confident_learning", n_jobs=1))
+    np.testing.assert_array_equal(found.candidate, find_label_issues(labels, probabilities, filter_by="low_self_confidence", n_jobs=1))
     assert not found.joint[:, 4].any()
 
 
@@ -73,7 +101,7 @@ def test_a_class_without_samples_is_nobodys() -> None:
     found = label_errors.find(labels[kept], probabilities[kept])
     assert not found.joint[:, 2].any() and not found.joint[2].any()
     np.testing.assert_array_equal(
-        find_label_issues(labels[kept], probabilities[kept], filter_by="confident_learning", n_jobs=1), found.candidate
+        find_label_issues(labels[kept], probabilities[kept], filter_by="low_self_confidence", n_jobs=1), found.candidate
     )
 
 

@@ -11,11 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
 from wellcheck import models
 from wellcheck.errors import InputError
 from wellcheck.models import ARCHITECTURES, Classifier, ModelDescription, build, device_name, pick_device, storage
+from wellcheck.models.network import Network
+from wellcheck.models.torchvision_classifier import _try
 from wellcheck.params import ModelName
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,7 +47,17 @@ def assert_close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-5, atol=1e-6)
 
 
-architectures = pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+# The least side of an image, by hand: what is left of it after unpadded convolutions and poolings must be a pixel.
+LEAST: dict[ModelName, int] = {
+    "alexnet_small": 5,
+    "deep_cnn": 4,
+    "residual_cnn": 1,
+    "resnet18": 1,
+    "resnet20": 1,
+    "two_conv_cnn": 16,
+    "torchvision/mnasnet0_5": 1,  # a small one, whose weights have a version
+}
+architectures = pytest.mark.parametrize("architecture", list(LEAST))
 
 
 # architectures
@@ -58,6 +74,29 @@ architectures = pytest.mark.parametrize("architecture", list(ARCHITECTURES))
         ("two_conv_cnn", (1, 28, 28), 10, (16 * 25 + 16) + (16 * 32 * 25 + 32) + (512 * 512 + 512) + (512 * 10 + 10), 512),
         ("two_conv_cnn", (3, 32, 32), 5, (3 * 16 * 25 + 16) + (16 * 32 * 25 + 32) + (800 * 512 + 512) + (512 * 5 + 5), 512),
         ("two_conv_cnn", (1, 16, 21), 2, (16 * 25 + 16) + (16 * 32 * 25 + 32) + (64 * 512 + 512) + (512 * 2 + 2), 512),
+        # 28 → 14 → 7: the article's 180,000 or so.
+        ("deep_cnn", (1, 28, 28), 10, 320 + 2 * 9_248 + 18_496 + 3 * 36_928 + (64 * 49 * 10 + 10), 64 * 49),
+        ("deep_cnn", (3, 9, 4), 2, (3 * 32 * 9 + 32) + 2 * 9_248 + 18_496 + 3 * 36_928 + (64 * 2 * 2 + 2), 64 * 2),
+        # 28 → 14 → 6: AlexNet's own 9,216 values before the hidden layers.
+        (
+            "alexnet_small",
+            (1, 28, 28),
+            10,
+            (64 * 25 + 64)
+            + (64 * 192 * 25 + 192)
+            + (192 * 384 * 9 + 384)
+            + (384 * 256 * 9 + 256)
+            + (256 * 256 * 9 + 256)
+            + (9_216 * 1024 + 1024)
+            + (1024 * 1024 + 1024)
+            + (1024 * 10 + 10),
+            1024,
+        ),
+        # The paper's table 6 has 0.27 million; ours are 2,752 more, of the two projections and their batch norms.
+        ("resnet20", (3, 32, 32), 10, 269_722 + (16 * 32 + 64) + (32 * 64 + 128), 64),
+        ("resnet18", (3, 32, 32), 10, 11_173_962, 512),
+        ("resnet18", (1, 5, 9), 10, 11_173_962 - 2 * 64 * 9, 512),
+        ("torchvision/mnasnet0_5", (1, 28, 28), 10, 2_218_512 - 990 * 1281, 1280),  # with its own 1,000 classes less 990
     ],
 )
 def test_parameters_and_widths(architecture: ModelName, shape: tuple[int, int, int], classes: int, parameters: int, width: int) -> None:
@@ -68,9 +107,12 @@ def test_parameters_and_widths(architecture: ModelName, shape: tuple[int, int, i
     assert classifier.embed(images).shape == (3, width)
 
 
-def test_the_articles_count() -> None:
-    classifier = build(description("residual_cnn", (1, 28, 28)), seed=0)
-    assert sum(tensor.numel() for tensor in classifier.parameters()) == 8_259
+@pytest.mark.parametrize(
+    ("architecture", "least", "most"), [("residual_cnn", 8_259, 8_259), ("deep_cnn", 179_466, 179_466), ("alexnet_small", 1e7, 2e7)]
+)
+def test_the_articles_counts(architecture: ModelName, least: float, most: float) -> None:
+    classifier = build(description(architecture, (1, 28, 28)), seed=0)
+    assert least <= sum(tensor.numel() for tensor in classifier.parameters()) <= most
 
 
 def zeroed(architecture: ModelName, shape: tuple[int, int, int], classes: int = 2) -> Classifier:
@@ -123,6 +165,57 @@ def test_the_two_convolutions_by_hand() -> None:
     assert_close(classifier(images), torch.stack([torch.zeros(5), -3 * wanted], 1))
 
 
+@torch.no_grad()
+def test_the_deep_network_by_hand() -> None:
+    classifier = zeroed("deep_cnn", (1, 8, 12))
+    for convolution in (module for module in classifier.network.body.modules() if isinstance(module, nn.Conv2d)):
+        convolution.weight[0, 0, 1, 1] = 1.0  # hand the image on as it is
+    images = random_images(5, 1, 8, 12)
+    wanted = images[:, 0].unfold(1, 4, 4).unfold(2, 4, 4).amax((3, 4)).float().flatten(1) / 255  # the largest of every 4×4 pixels
+    features = classifier.embed(images)
+    assert_close(features[:, :6], wanted)
+    assert features[:, 6:].eq(0).all()
+
+
+@torch.no_grad()
+def test_the_small_alexnet_by_hand() -> None:
+    classifier = zeroed("alexnet_small", (1, 5, 9)).eval()
+    body: Any = classifier.network.body
+    for convolution in (module for module in body if isinstance(module, nn.Conv2d)):
+        middle = convolution.kernel_size[0] // 2
+        convolution.weight[0, 0, middle, middle] = 1.0
+    body[13].weight[0, :2] = torch.tensor([1.0, 2.0])
+    body[16].weight[3, 0] = 1.0
+    images = random_images(5, 1, 5, 9)
+    seen = images[:, 0, ::2, ::2].float() / 255  # [5, 3, 5], of which the pooling takes columns 0 to 2 and 2 to 4
+    features = classifier.embed(images)
+    assert_close(features[:, 3], seen[:, :, :3].amax((1, 2)) + 2 * seen[:, :, 2:].amax((1, 2)))
+    assert features[:, [0, 1, 2, 4]].eq(0).all()
+
+
+@torch.no_grad()
+def test_the_residual_blocks_by_hand() -> None:
+    classifier = zeroed("resnet20", (1, 8, 8)).eval()
+    body: Any = classifier.network.body
+    body[0].weight[0, 0, 1, 1] = 1.0
+    body[1].weight[0] = 1.0
+    for block in body[3:12]:
+        if not isinstance(block.shortcut, nn.Identity):
+            block.shortcut[0].weight[0, 0] = 1.0
+            block.shortcut[1].weight[0] = 1.0
+    images = random_images(5, 1, 8, 8)
+    # Nothing is changed on the way; twice every second row and column goes through, and the mean of what is left comes out.
+    normed = (1 + 1e-5) ** -0.5  # a fresh batch norm in evaluation mode
+    wanted = images[:, 0, ::4, ::4].float().mean((1, 2)) / 255 * normed**3
+    assert_close(classifier.embed(images)[:, 0], wanted)
+    # Now the last block's two convolutions add what they make of it, and a negative sum is cut off.
+    last: Any = body[11].change
+    last[0].weight[0, 0, 1, 1] = last[3].weight[0, 0, 1, 1] = last[1].weight[0] = 1.0
+    for scale, factor in ((2.0, 1 + 2 * normed**2), (-2.0, 0.0)):
+        last[4].weight[0] = scale
+        assert_close(classifier.embed(images)[:, 0], wanted * factor)
+
+
 @pytest.mark.parametrize(("shape", "fits"), [((1, 16, 16), True), ((1, 15, 16), False), ((3, 16, 15), False), ((1, 4, 4), False)])
 def test_an_image_can_be_too_small_for_two_convolutions(shape: tuple[int, int, int], fits: bool) -> None:
     if fits:
@@ -134,6 +227,88 @@ def test_an_image_can_be_too_small_for_two_convolutions(shape: tuple[int, int, i
     assert str(caught.value).startswith(told) and "at least 16×16 pixels, found" in str(caught.value)
 
 
+def check_size(architecture: ModelName, shape: tuple[int, int, int]) -> None:
+    """It is taken, and two such images can be learnt from and looked into, or it is refused in one sentence."""
+    if min(shape[1:]) < LEAST[architecture]:
+        with pytest.raises(InputError) as caught:
+            build(description(architecture, shape), seed=0)
+        assert str(caught.value).startswith(f"train.model: {architecture} cannot take images of {shape}: ")
+        return
+    classifier = build(description(architecture, shape, TEN[:3]), seed=0)
+    nn.functional.cross_entropy(classifier(random_images(2, *shape)), torch.tensor([0, 2])).backward()
+    assert all(tensor.grad is None or tensor.grad.isfinite().all() for tensor in classifier.parameters())
+    with torch.no_grad():
+        seen = classifier.eval().activations(random_images(2, *shape))
+    assert seen.logits.shape == (2, 3) and seen.logits.isfinite().all()
+    assert len(seen.feature_map) == 2 and seen.feature_map.ndim == 4
+    assert seen.feature_map[0, 0].numel() > 1 or shape[1:] == (1, 1), "there were layers with more cells"
+    assert seen.penultimate.ndim == 2
+
+
+@architectures
+@pytest.mark.parametrize("colours", [1, 3])
+def test_sizes_at_the_edge_of_what_an_architecture_takes(architecture: ModelName, colours: int) -> None:
+    least = LEAST[architecture]
+    for height, width in ((1, 1), (least, least), (least, least + 5), (least + 2, least), (least - 1, 40), (40, least - 1), (17, 19)):
+        if min(height, width) > 0:
+            check_size(architecture, (colours, height, width))
+
+
+@given(st.sampled_from(sorted({*ARCHITECTURES} - {"resnet18"})), st.sampled_from([1, 3]), st.integers(1, 20), st.integers(1, 20))
+def test_any_size_is_taken_or_refused(architecture: ModelName, colours: int, height: int, width: int) -> None:
+    check_size(architecture, (colours, height, width))
+
+
+# torchvision's
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("resnet5", "torchvision has no classifier 'resnet5', did you mean 'resnet"),
+        ("zzz", "torchvision has no classifier 'zzz'"),
+        ("fcn_resnet50", "torchvision has no classifier 'fcn_resnet50', did you mean "),  # it is there, but segments
+        ("squeezenet1_1", "torchvision's squeezenet1_1 does not end in a linear layer"),
+        ("densenet121", r"torchvision/densenet121 cannot take images of \(1, 28, 28\): Given input size: \(512x1x1\)"),
+    ],
+)
+def test_a_classifier_that_torchvision_cannot_give_is_named(name: str, told: str) -> None:
+    with pytest.raises(InputError, match=f"^train.model: {told}"):
+        build(description(f"torchvision/{name}", (1, 28, 28)), seed=0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("kernel\n too large"), AssertionError("kernel  too large")])
+def test_what_torchvision_says_to_a_size_is_one_line(error: Exception) -> None:
+    class Refusing(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    with pytest.raises(ValueError, match=r"^kernel too large$"):
+        _try(Network(Refusing(), nn.Identity()), (1, 4, 4))
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "googlenet"])
+@pytest.mark.parametrize("colours", [1, 3])
+@torch.no_grad()
+def test_body_and_head_are_torchvisions_classifier(name: str, colours: int) -> None:
+    classifier = build(description(f"torchvision/{name}", (colours, 32, 40), TEN[:4]), seed=0)
+    assert classifier.training and classifier(random_images(2, colours, 32, 40)).shape == (2, 4)  # googlenet: no second output
+    classifier.eval()
+    extra = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    whole = torchvision.models.get_model(name, weights=None, num_classes=4, **extra).eval()
+    body: Any = classifier.network.body
+    whole.load_state_dict(body.trunk.state_dict() | {f"fc.{key}": value for key, value in classifier.network.head.state_dict().items()})
+    images = random_images(2, colours, 32, 40).float() / 255
+    assert_close(classifier(images), whole(images.repeat(1, 3 // colours, 1, 1)))
+
+
+def test_unknown_torchvision_models_in_a_folder_are_named(folder: Path) -> None:
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architecture": "torchvision/resnet5"}))
+    with pytest.raises(InputError, match=r"model\.json: torchvision has no classifier 'resnet5'"):
+        storage.load(folder)
+
+
 # the classifier
 
 
@@ -141,7 +316,7 @@ def test_an_image_can_be_too_small_for_two_convolutions(shape: tuple[int, int, i
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 20, 17)])
 @torch.no_grad()
 def test_bytes_and_shares_give_the_same_answer(architecture: ModelName, shape: tuple[int, int, int]) -> None:
-    classifier = build(description(architecture, shape), seed=0)
+    classifier = build(description(architecture, shape), seed=0).eval()
     images = random_images(4, *shape)
     before = images.clone()
     shares = images.float() / 255
@@ -162,8 +337,9 @@ def test_normalisation_lives_inside() -> None:
 @architectures
 def test_gradients_reach_the_image(architecture: ModelName) -> None:
     images = (random_images(2, 1, 16, 16).float() / 255).requires_grad_()
-    build(description(architecture), seed=0)(images).sum().backward()
-    assert images.grad is not None and images.grad.shape == images.shape and images.grad.ne(0).any()
+    build(description(architecture), seed=0).eval()(images).sum().backward()
+    assert images.grad is not None and images.grad.shape == images.shape and images.grad.dtype == torch.float32
+    assert images.grad.isfinite().all() and images.grad.ne(0).any()
 
 
 @architectures
@@ -176,7 +352,8 @@ def test_the_seed_decides_the_weights_and_nothing_else(architecture: ModelName) 
     again, other = (build(description(architecture), seed=seed) for seed in (5, 6))
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
-        assert not torch.equal(tensor, other.state_dict()[name])
+        constant = tensor.eq(0).all() or tensor.eq(1).all()  # batch norm's, and torchvision's biases
+        assert torch.equal(tensor, other.state_dict()[name]) == constant
 
 
 # devices
@@ -253,9 +430,47 @@ def test_early_losses_come_back_and_may_be_absent(tmp_path: Path) -> None:
         storage.load_early_losses(tmp_path / "with")
 
 
+def test_snapshots_come_back_and_may_be_absent(tmp_path: Path) -> None:
+    states = {epoch: build(description("torchvision/mnasnet0_5"), seed=epoch) for epoch in (10, 2)}
+    kept: storage.Snapshots = [(epoch, classifier.state_dict()) for epoch, classifier in states.items()]
+    for name, snapshots in (("with", kept), ("none", None), ("no epochs", [])):
+        storage.save(tmp_path / name, states[10], HISTORY, snapshots=snapshots)
+    assert storage.load_snapshots(tmp_path / "none") == storage.load_snapshots(tmp_path / "no epochs") == []
+    found = storage.load_snapshots(tmp_path / "with")
+    assert [epoch for epoch, _ in found] == [2, 10]
+    for epoch, classifier in found:
+        assert not classifier.training and classifier.description == states[epoch].description
+        assert classifier.state_dict().keys() == states[epoch].state_dict().keys()
+        assert all(torch.equal(tensor, classifier.state_dict()[name]) for name, tensor in states[epoch].state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda tensors: {}, None),
+        (lambda tensors: {"early": next(iter(tensors.values()))}, "found the tensor 'early', expected '<epoch>/<name>'"),
+        (lambda tensors: {f"-{name}": tensor for name, tensor in tensors.items()}, "found the tensor '-0/"),
+        (lambda tensors: dict(list(tensors.items())[1:]), "not the weights of two_conv_cnn: Missing key"),
+        (lambda tensors: {**tensors, "0/network.head.bias": torch.zeros(3)}, "not the weights of two_conv_cnn: size mismatch"),
+        (lambda tensors: b"x", "not readable"),
+    ],
+)
+def test_damaged_snapshots_are_named(damage: Callable[[dict[str, torch.Tensor]], Any], told: str | None, tmp_path: Path) -> None:
+    classifier = build(description("two_conv_cnn"), seed=1)
+    storage.save(tmp_path / "m", classifier, HISTORY, snapshots=[(0, classifier.state_dict())])
+    path = tmp_path / "m" / "snapshots.safetensors"
+    damaged = damage(load_file(path))
+    path.write_bytes(damaged) if isinstance(damaged, bytes) else storage.write_tensors(path, damaged)
+    if told is None:
+        assert storage.load_snapshots(tmp_path / "m") == []
+        return
+    with pytest.raises(InputError, match=f"snapshots.safetensors: {told}"):
+        storage.load_snapshots(tmp_path / "m")
+
+
 def test_activations_are_what_the_layers_give() -> None:
     images = torch.randint(0, 256, (5, 3, 20, 24), dtype=torch.uint8)
-    depths: dict[ModelName, int] = {"two_conv_cnn": 6, "residual_cnn": 0}
+    depths: dict[ModelName, int] = {"two_conv_cnn": 6, "residual_cnn": 0, "deep_cnn": 16, "alexnet_small": 11, "resnet20": 12}
     for name, depth in depths.items():
         classifier = build(ModelDescription(name, ("a", "b"), (3, 20, 24)), seed=0).eval()
         body: Any = classifier.network.body
@@ -266,6 +481,30 @@ def test_activations_are_what_the_layers_give() -> None:
             wanted = body[:depth](pixels) if depth else body.narrow(torch.sigmoid(body.widen(pixels)))
         torch.testing.assert_close(found.feature_map, wanted)
         assert not any(module._forward_hooks for module in classifier.modules())
+
+
+@torch.no_grad()
+def test_one_cell_is_a_map_only_where_there_was_no_other() -> None:
+    images = random_images(2, 1, 16, 16)
+    classifier = build(description("two_conv_cnn"), seed=1)  # 16 → 12 → 6 → 2 → 1
+    body: Any = classifier.network.body
+    torch.testing.assert_close(classifier.activations(images).feature_map, body[:5](images / 255))
+    single = build(description("resnet20", (1, 1, 1)), seed=1).eval()
+    body = single.network.body
+    torch.testing.assert_close(single.activations(images[:, :, :1, :1]).feature_map, body[:-1](images[:, :, :1, :1] / 255))
+
+
+@torch.no_grad()
+def test_channels_that_come_last_are_put_first() -> None:
+    classifier = build(description("two_conv_cnn"), seed=1)
+    wide = nn.Conv2d(1, 6, kernel_size=4, stride=4)
+    to_last, to_first = torchvision.ops.Permute([0, 2, 3, 1]), torchvision.ops.Permute([0, 3, 1, 2])
+    images = random_images(2, 1, 16, 16)
+    for ends in ([nn.LayerNorm(6)], [nn.LayerNorm(6), to_first, nn.AdaptiveAvgPool2d(1)]):
+        classifier.network.body = nn.Sequential(wide, to_last, *ends, nn.Flatten())
+        classifier.network.head = nn.Identity()
+        wanted = nn.LayerNorm(6)(wide(images / 255).movedim(1, -1)).movedim(-1, 1)
+        torch.testing.assert_close(classifier.activations(images).feature_map, wanted)
 
 
 def test_a_body_without_a_map_is_named() -> None:
@@ -338,7 +577,8 @@ def test_damaged_weights_are_named(damage: Callable[[bytes], bytes], folder: Pat
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"architecture": "vgg"}, r"model\.json: architecture: Input should be"),
+        ({"architecture": "vgg"}, r"model\.json: architecture: Input should be 'alexnet_small', "),
+        ({"architecture": 3}, r"model\.json: architecture: Input should be a valid string"),
         ({"class_names": None}, r"model\.json: class_names: "),
         ({"input_shape": [1, 16]}, r"model\.json: input_shape\.2: Field required"),
         ({"mean": "bright"}, r"model\.json: mean: "),
@@ -364,4 +604,5 @@ def test_a_description_that_is_none(text: str, folder: Path) -> None:
 
 def test_the_registry_builds_what_it_names() -> None:
     for name in models.ARCHITECTURES:
+        assert name in LEAST
         assert build(description(name, (3, 32, 32)), seed=0).description.architecture == name

@@ -1,6 +1,8 @@
 """params.yaml: what is right passes, and every mistake is one sentence that names the parameter."""
 
 import copy
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -68,7 +70,7 @@ def test_a_stage_gets_its_own_section(name: str) -> None:
     [
         (params.DatasetName, set(SOURCES)),
         (params.TriggerName, {"none", *TRIGGERS}),
-        (params.ModelName, set(ARCHITECTURES)),
+        (params.OwnModelName, set(ARCHITECTURES)),
         (params.DetectorName, set(DETECTORS)),
         (params.PolicyName, set(POLICIES)),
     ],
@@ -116,7 +118,13 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("poison.position", [1], "at least 2 items"),
     ("poison.position", [1, 2, 3], "at most 2 items"),
     ("poison.position", -1, "a valid list"),
-    ("train.model", "resnet", "'residual_cnn'"),
+    ("train.model", "resnet", "'residual_cnn', "),
+    ("train.model", "resnet", "or a classifier of torchvision's, such as 'torchvision/resnet50'"),
+    ("train.model", "torchvision/", "'residual_cnn', "),
+    ("train.model", "torchvision/../x", "'residual_cnn', "),
+    ("train.model", "torchvision/resnet50\n", "'residual_cnn', "),
+    ("train.model", 18, "a valid string"),
+    ("train.model", None, "a valid string"),
     ("train.epochs", 0, "greater than or equal to 1"),
     ("train.epochs", True, "a valid integer"),
     ("train.batch_size", 0, "greater than or equal to 1"),
@@ -135,6 +143,24 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("detect.seed", -1, "greater than or equal to 0"),
     ("cleanse.action", "delete", "'remove' or 'relabel'"),
     ("cleanse.seed", 2**32, "less than 4294967296"),
+    ("train.augment", "yes", "a valid boolean"),
+    ("train.augment", 1, "a valid boolean"),
+    ("train.schedule", "cosine", "'constant' or 'one_cycle'"),
+    ("train.snapshots", -1, "greater than or equal to 0"),
+    ("train.snapshots", True, "a valid integer"),
+    ("label_errors.folds", 1, "greater than or equal to 2"),
+    ("label_errors.epochs", 0, "greater than or equal to 1"),
+    ("label_errors.samples", 9, "greater than or equal to 10"),
+    ("explain.images", 0, "greater than or equal to 1"),
+    ("explain.images", 51, "less than or equal to 50"),
+    ("explain.pairs", -1, "greater than or equal to 0"),
+    ("explain.measured", 1, "greater than or equal to 2"),
+    ("explain.patch", 0, "greater than or equal to 1"),
+    ("explain.stride", "2", "a valid integer"),
+    ("explain.steps", 0, "greater than or equal to 1"),
+    ("explain.border", 0, "greater than or equal to 1"),
+    ("explain.film", 501, "less than or equal to 500"),
+    ("explain.grey", "yes", "a valid boolean"),
     ("train.early_epochs", -1, "greater than or equal to 0"),
     ("train.early_epochs", None, "a valid integer"),
     ("report.title", 3, "a valid string"),
@@ -151,6 +177,18 @@ def test_a_mistake_is_named_with_what_was_found_and_expected(key: str, value: An
     assert expected in told
     # Nothing but this parameter is spoken of, though a union complains once a branch.
     assert all(one.startswith(f"p.yaml: {key}: ") for one in told.split("; "))
+
+
+@pytest.mark.parametrize("name", [*get_args(params.OwnModelName), "torchvision/resnet50", "torchvision/not_looked_up_here"])
+def test_a_model_is_ours_or_torchvisions(name: str) -> None:
+    assert params.validate(changed("train.model", name), "p.yaml").train.model == name
+
+
+def test_params_are_read_without_torch() -> None:
+    # It takes seconds to import, and DVC starts a process for every stage.
+    code = "import sys; from wellcheck import params; params.load_all(params.Path(sys.argv[1])); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, str(COMMITTED)], capture_output=True, text=True, check=True)
+    assert "'pydantic'" in done.stdout and "'torch'" not in done.stdout and "'torchvision'" not in done.stdout
 
 
 def test_a_wrong_item_of_a_list_is_named_with_its_place() -> None:

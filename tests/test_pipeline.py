@@ -38,6 +38,7 @@ def test_everything_that_was_made_is_there_and_hidden_from_git(project: Project)
     tracked = project.run("git", "ls-files").split()
     assert not [name for name in tracked if name.endswith((".parquet", ".safetensors", ".html"))]
     shown = {"reports/metrics/classify.json", "reports/plots/roc.csv", "reports/plots/precision_recall.csv", "reports/flagged.csv"}
+    shown |= {"reports/label_errors.csv", "reports/metrics/label_errors.json", "reports/metrics/explain.json"}
     assert {"dvc.lock", *shown} <= set(tracked)
     assert not list(project.folder.rglob("*.part"))
 
@@ -74,10 +75,12 @@ def hashes(lock: str) -> dict[str, str]:
     ("change", "reruns", "spares"),
     [
         ({"rate: 0.1": "rate: 0.2"},
-         {"poison", "train@poisoned", "attack", "evaluate", "detect", "verdict@poisoned", "cleanse", "controls", "assess", "report"},
-         {"download", "split", "train@clean", "embed@clean", "project@clean", "verdict@clean"}),
+         {"poison", "train@poisoned", "attack", "evaluate", "detect", "verdict@poisoned", "cleanse", "controls", "label_errors", "assess",
+          "report"},
+         {"download", "split", "train@clean", "embed@clean", "project@clean", "verdict@clean", "explain"}),
         ({"images_per_grid: 16": "images_per_grid: 9"}, {"report"}, ALL - {"report"}),
-        ({"confidence: 0.95": "confidence: 0.9"}, {"evaluate", "report"}, ALL - {"evaluate", "report"}),
+        ({"confidence: 0.95": "confidence: 0.9"}, {"evaluate", "label_errors", "explain", "report"},
+         ALL - {"evaluate", "evasion", "disparity", "label_errors", "explain", "report"}),
         # The verdict does not look at the map.
         ({"iterations: 50": "iterations: 60"}, {"project@clean", "project@poisoned", "detect", "assess", "report"},
          {"train@clean", "embed@clean", "verdict@clean", "verdict@poisoned", "cleanse", "train@cleansed", "evaluate"}),

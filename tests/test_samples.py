@@ -321,3 +321,14 @@ def test_the_content_hash_by_hand(tmp_path: Path) -> None:
     parts = ['[["a"], [1, 1, 2]]', *(hashlib.sha256(part).hexdigest() for part in ((7).to_bytes(8, "little"), b"\1\2", bytes(8)))]
     wanted = hashlib.sha256("".join(parts).encode()).hexdigest()
     assert samples.read_labels(tmp_path / "a.parquet").content_hash == wanted
+
+
+def test_in_turns_every_class_has_its_turn_before_any_has_another() -> None:
+    labels = np.array([0] * 30 + [3] * 3 + [5] * 2)
+    rows = samples.in_turns(labels, 0)
+    np.testing.assert_array_equal(np.sort(rows), np.arange(35))
+    assert [set(labels[rows[start : start + 3]]) for start in (0, 3)] == [{0, 3, 5}] * 2
+    assert set(labels[rows[6:8]]) == {0, 3} and set(labels[rows[8:]]) == {0}
+    assert (rows != samples.in_turns(labels, 1)).any()
+    assert set(samples.in_turns(np.arange(200), 0)[:10]) != set(range(10))  # of many classes not always the first ones
+    assert len(samples.in_turns(labels[:0], 0)) == 0

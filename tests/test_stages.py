@@ -275,8 +275,9 @@ def test_a_set_is_judged_cleansed_and_filtered(folder: Path) -> None:
 def test_training_without_a_valid_part_and_once_more_from_the_checkpoint(folder: Path) -> None:
     empty = samples.read(folder / "set.parquet").take(np.empty(0, np.int64))
     samples.write(folder / "empty.parquet", empty)
-    assert "valid" not in run(folder, "train", "set.parquet", "empty.parquet", "--model", "m", epochs="2")
-    weights = (folder / "m/model.safetensors").read_bytes()
+    assert "valid" not in run(folder, "train", "set.parquet", "empty.parquet", "--model", "m", epochs="2", snapshots="2")
+    assert [epoch for epoch, _ in storage.load_snapshots(folder / "m")] == [0, 1]
     run(folder, "train", "set.parquet", "empty.parquet", "--model", "again")
-    assert (folder / "again/model.safetensors").read_bytes() == weights
+    for name in ("model.safetensors", "snapshots.safetensors"):
+        assert (folder / "again" / name).read_bytes() == (folder / "m" / name).read_bytes()
     assert read_json(folder / ".wellcheck/seconds/train.json")["training_seconds"] > 0

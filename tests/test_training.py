@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ SMALL = (1, 6, 6)
 
 
 def recipe(**changes: Any) -> Train:
-    sizes = {"epochs": 4, "batch_size": 16, "early_epochs": 2}
-    return Train.model_validate({"model": "residual_cnn", "learning_rate": 0.01, "precision": "float32", "seed": 0} | sizes | changes)
+    sizes = {"epochs": 4, "batch_size": 16, "early_epochs": 2, "snapshots": 0}
+    ways = {"learning_rate": 0.01, "precision": "float32", "augment": False, "schedule": "constant"}
+    return Train.model_validate({"model": "residual_cnn", "seed": 0} | sizes | ways | changes)
 
 
 @pytest.fixture
@@ -51,6 +53,10 @@ def run_whole(sets: tuple[Samples, Samples], checkpoint: Path, **changes: Any) -
 
 def weights(classifier: Classifier) -> dict[str, bytes]:
     return {name: tensor.contiguous().numpy().tobytes() for name, tensor in classifier.state_dict().items()}
+
+
+def states(trained: Trained) -> list[tuple[int, dict[str, bytes]]]:
+    return [(epoch, {name: tensor.numpy().tobytes() for name, tensor in kept.items()}) for epoch, kept in trained.snapshots]
 
 
 def initial(some: Samples, **changes: Any) -> Classifier:
@@ -125,13 +131,18 @@ def test_the_valid_figures_are_those_of_the_classifier_that_is_returned(
     assert history[-1]["valid_accuracy"] == pytest.approx(accuracy, abs=1e-7)
 
 
-def test_the_steps_are_those_of_adam(sets: tuple[Samples, Samples], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    # Steps in the middles of thirds, of which the peak at 1/5 lies in the first: 1/6 / 1/5 would be the way up, (1 - x) / 4/5 the way down.
+    [("constant", (0.01, 0.01, 0.01)), ("one_cycle", (0.01 * 5 / 6, 0.01 * 5 / 8, 0.01 * 5 / 24))],
+)
+def test_the_steps_are_those_of_adam(schedule: str, rates: tuple[float, ...], sets: tuple[Samples, Samples], tmp_path: Path) -> None:
     # Whole batches, so that the order does not matter; weights by Kingma and Ba's formulas, written out.
-    classifier, _, _ = run(sets, tmp_path / "a.safetensors", epochs=3, batch_size=45)
+    classifier, _, _ = run(sets, tmp_path / "a.safetensors", epochs=3, batch_size=45, schedule=schedule)
     wanted = initial(sets[0])
     images, labels = torch.from_numpy(sets[0].images), torch.from_numpy(sets[0].labels)
     moments = {name: (torch.zeros_like(tensor), torch.zeros_like(tensor)) for name, tensor in wanted.named_parameters()}
-    for step in (1, 2, 3):
+    for step, rate in enumerate(rates, 1):
         wanted.zero_grad()
         nn.functional.cross_entropy(wanted(images), labels).backward()
         for name, tensor in wanted.named_parameters():
@@ -139,7 +150,7 @@ def test_the_steps_are_those_of_adam(sets: tuple[Samples, Samples], tmp_path: Pa
             first, second = moments[name]
             first.mul_(0.9).add_(0.1 * tensor.grad)
             second.mul_(0.999).add_(0.001 * tensor.grad**2)
-            tensor.data -= 0.01 * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            tensor.data -= rate * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
     for name, tensor in wanted.state_dict().items():
         np.testing.assert_allclose(classifier.state_dict()[name].numpy(), tensor.numpy(), rtol=1e-3, atol=1e-5)
 
@@ -148,6 +159,58 @@ def test_the_order_changes_with_seed_and_epoch() -> None:
     orders = [tuple(training._order(30, recipe(seed=seed), epoch).tolist()) for seed in (0, 1, 2**32 - 1) for epoch in (0, 1)]
     assert len(set(orders)) == 6
     assert all(sorted(order) == list(range(30)) for order in orders)
+
+
+def test_the_learning_rate_rises_and_falls_in_lines() -> None:
+    shares = [training.rate_share(step, 10, recipe(schedule="one_cycle")) for step in range(10)]
+    assert shares == pytest.approx([0.25, 0.75, 0.9375, 0.8125, 0.6875, 0.5625, 0.4375, 0.3125, 0.1875, 0.0625])
+    for steps in (1, 2, 7, 1000):
+        shares = [training.rate_share(step, steps, recipe(schedule="one_cycle")) for step in range(steps)]
+        assert all(0 < share <= 1 for share in shares)
+        assert {training.rate_share(step, steps, recipe()) for step in range(steps)} == {1.0}
+    assert max(range(1000), key=shares.__getitem__) in (199, 200) and np.mean(shares) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_learning_rate_goes_on_from_epoch_to_epoch(sets: tuple[Samples, Samples]) -> None:
+    settings = recipe(schedule="one_cycle", epochs=2, batch_size=20)  # 45 images: 3 steps an epoch
+    state = training.begin(sets[0], settings, CPU)
+    for epoch, last in ((1, 5), (0, 2)):  # whatever was done before
+        training.run_epoch(state, *training.to_device(sets[0], CPU), settings, epoch)
+        assert state.optimizer.param_groups[0]["lr"] == 0.01 * training.rate_share(last, 6, settings)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"),
+    [(33, 16, [16, 17]), (34, 16, [16, 16, 2]), (32, 16, [16, 16]), (17, 16, [17]), (1, 16, [1]), (3, 1, [1, 1, 1]), (3, 2, [3])],
+)
+def test_no_image_is_left_alone(count: int, batch_size: int, sizes: list[int]) -> None:
+    batches = training._batches(count, recipe(batch_size=batch_size), 3, CPU)
+    assert [len(batch) for batch in batches] == sizes
+    assert torch.equal(torch.cat(batches), training._order(count, recipe(), 3))
+
+
+@pytest.mark.parametrize("batch_size", [16, 1])
+def test_one_image_at_a_time_will_do_where_nothing_is_normalised(batch_size: int, make_samples: MakeSamples, tmp_path: Path) -> None:
+    lonely = make_samples(1, shape=(1, 4, 4)), make_samples(3, shape=(1, 4, 4))
+    for model in ("residual_cnn", "deep_cnn"):
+        assert len(run(lonely, tmp_path / f"{model}.safetensors", model=model, batch_size=batch_size)[1]) == 4
+    # Its last stage has one pixel of 4×4: one value of each channel, which batch norm would turn into zero.
+    with pytest.raises(
+        InputError, match=r"^train\.batch_size: resnet20 cannot be trained on one image of this size at a time: Expected more"
+    ):
+        run(lonely, tmp_path / "resnet20.safetensors", model="resnet20", batch_size=batch_size)
+    some = make_samples(5, shape=(1, 4, 4)), lonely[1]
+    assert len(run(some, tmp_path / "five.safetensors", model="resnet20", batch_size=4)[1]) == 4
+
+
+def test_another_mistake_of_a_network_is_no_input_error(sets: tuple[Samples, Samples], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(images: torch.Tensor) -> torch.Tensor:
+        raise ValueError("something else")
+
+    state = training.begin(sets[0], recipe(), CPU)
+    monkeypatch.setattr(state.classifier, "forward", fail)
+    with pytest.raises(ValueError, match="something else"):
+        training.run_epoch(state, *training.to_device(sets[0], CPU), recipe(), 0)
 
 
 def test_without_a_valid_part_its_figures_are_none(sets: tuple[Samples, Samples], tmp_path: Path) -> None:
@@ -175,24 +238,103 @@ def test_automatic_precision(sets: tuple[Samples, Samples], tmp_path: Path, monk
     assert asked == [("cuda", torch.bfloat16), ("cpu", torch.bfloat16)]
 
 
+# augmentation
+
+
+def test_what_a_shift_makes_of_an_axis() -> None:
+    # The edge itself is not repeated: what lies beyond 4 is 3.
+    assert training._moved(5, torch.tensor([-2, 0, 1])).tolist() == [[2, 1, 0, 1, 2], [0, 1, 2, 3, 4], [1, 2, 3, 4, 3]]
+    assert training._moved(1, torch.tensor([0, 0])).tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 9), (3, 8, 17), (3, 7, 4), (1, 1, 1)])
+def test_augmented_images_are_mirrored_and_shifted_ones(shape: tuple[int, int, int], make_samples: MakeSamples) -> None:
+    some = make_samples(300, shape=shape)
+    images, _ = training.to_device(some, CPU)
+    settings = recipe(augment=True, batch_size=64)
+    batches = training._batches(300, settings, 0, CPU)
+    rows, columns = shape[1] // 8, shape[2] // 8
+    padded = np.pad(some.images, ((0, 0), (0, 0), (rows, rows), (columns, columns)), mode="reflect")
+    ways: set[tuple[int, int, bool]] = set()
+    for batch, shown in zip(batches, training._augmented(images, batches, settings, 0), strict=True):
+        assert shown.dtype == torch.uint8 and shown.is_contiguous(memory_format=torch.channels_last)
+        for row, image in zip(batch.tolist(), shown.numpy(), strict=True):
+            found = {
+                (down, right, mirrored)
+                for down in range(2 * rows + 1)
+                for right in range(2 * columns + 1)
+                for mirrored in (False, True)
+                if np.array_equal(image, padded[row, :, down : down + shape[1], right : right + shape[2]][..., :: -1 if mirrored else 1])
+            }
+            assert found
+            ways |= found
+    assert len(ways) == (2 * rows + 1) * (2 * columns + 1) * 2, "not every way was gone"
+
+
+def test_images_are_augmented_anew_in_every_batch_and_epoch(make_samples: MakeSamples) -> None:
+    same = make_samples(1, shape=(1, 24, 24)).take(np.zeros(300, np.int64))
+    images, _ = training.to_device(same, CPU)
+    settings = recipe(augment=True, batch_size=100)
+    batches = training._batches(300, settings, 0, CPU)
+
+    def drawn(epoch: int, **changes: Any) -> list[bytes]:
+        return [part.numpy().tobytes() for part in training._augmented(images, batches, recipe(augment=True, **changes), epoch)]
+
+    assert drawn(0) == drawn(0)
+    assert len({*drawn(0), *drawn(1), *drawn(0, seed=1)}) == 9
+    for batch in training._augmented(images, batches, settings, 0):
+        assert len(np.unique(batch.numpy(), axis=0)) > 30  # of 98 ways
+
+
+def test_the_valid_figures_and_early_losses_are_those_of_images_as_they_are(make_samples: MakeSamples, tmp_path: Path) -> None:
+    sets = make_samples(45, shape=(1, 8, 16)), make_samples(12, shape=(1, 8, 16), seed=1)
+    plain, augmented = (run_whole(sets, tmp_path / f"{augment}", learning_rate=1e-30, augment=augment) for augment in (False, True))
+    np.testing.assert_array_equal(augmented.early_losses, plain.early_losses)
+    assert [row["valid_loss"] for row in augmented.history] == [row["valid_loss"] for row in plain.history]
+    seen = [row["train_loss"] for row in augmented.history]
+    assert len(set(seen)) == 4 and not set(seen) & {row["train_loss"] for row in plain.history}
+
+
+@pytest.mark.parametrize(("model", "epochs", "learning_rate"), [("two_conv_cnn", 20, 0.003), ("resnet20", 8, 0.02)])
+def test_it_learns_from_augmented_images(model: str, epochs: int, learning_rate: float, make_samples: MakeSamples, tmp_path: Path) -> None:
+    sets = make_samples(60, shape=(3, 16, 17)), make_samples(30, shape=(3, 16, 17), seed=1)
+    ways: dict[str, Any] = {"augment": True, "schedule": "one_cycle", "epochs": epochs, "learning_rate": learning_rate}
+    _, history, _ = run(sets, tmp_path / "a.safetensors", model=model, **ways)
+    assert history[-1]["valid_accuracy"] is not None and history[-1]["valid_accuracy"] > 0.9
+
+
 # the same bytes
 
+ANYTHING_GOES = {"augment": True, "schedule": "one_cycle", "snapshots": 3}  # all that is random, or hangs on the step, at once
+VARIETY = pytest.mark.parametrize(
+    ("model", "shape", "ways"),
+    [
+        ("residual_cnn", SMALL, {}),
+        ("two_conv_cnn", (3, 16, 16), ANYTHING_GOES),
+        ("alexnet_small", (1, 5, 6), {}),  # dropout
+        ("resnet20", (1, 8, 9), ANYTHING_GOES),  # running means
+    ],
+)
 
-@pytest.mark.parametrize(("model", "shape"), [("residual_cnn", SMALL), ("two_conv_cnn", (3, 16, 16))])
-def test_the_same_seed_gives_the_same_bytes(model: str, shape: tuple[int, int, int], make_samples: MakeSamples, tmp_path: Path) -> None:
+
+@VARIETY
+def test_the_same_seed_gives_the_same_bytes(
+    model: str, shape: tuple[int, int, int], ways: dict[str, Any], make_samples: MakeSamples, tmp_path: Path
+) -> None:
     some = make_samples(20, shape=shape), make_samples(6, shape=shape, seed=1)
     first, again, other = (
-        run(some, tmp_path / f"{number}.safetensors", model=model, seed=seed, epochs=2) for number, seed in enumerate((3, 3, 4))
+        run(some, tmp_path / f"{number}.safetensors", model=model, seed=seed, epochs=2, **ways) for number, seed in enumerate((3, 3, 4))
     )
     assert weights(first[0]) == weights(again[0]) and first[1] == again[1]
     assert weights(first[0]) != weights(other[0])
 
 
-def test_the_callers_random_numbers_play_no_part(sets: tuple[Samples, Samples], tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["residual_cnn", "alexnet_small"])
+def test_the_callers_random_numbers_play_no_part(model: str, sets: tuple[Samples, Samples], tmp_path: Path) -> None:
     results = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        results.append(weights(run(sets, tmp_path / f"{seed}.safetensors")[0]))
+        results.append(weights(run(sets, tmp_path / f"{seed}.safetensors", model=model, augment=True)[0]))
         drawn = torch.rand(3)
         torch.manual_seed(seed)
         assert torch.equal(drawn, torch.rand(3))
@@ -203,16 +345,22 @@ def test_the_callers_random_numbers_play_no_part(sets: tuple[Samples, Samples], 
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 3])
-@pytest.mark.parametrize(("model", "shape"), [("residual_cnn", SMALL), ("two_conv_cnn", (3, 16, 16))])
+@VARIETY
 def test_an_interrupted_run_ends_with_the_bytes_of_one_that_was_not(
-    model: str, shape: tuple[int, int, int], epoch: int, make_samples: MakeSamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    shape: tuple[int, int, int],
+    ways: dict[str, Any],
+    epoch: int,
+    make_samples: MakeSamples,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     some = make_samples(20, shape=shape), make_samples(6, shape=shape, seed=1)
-    wanted, wanted_history, _ = run(some, tmp_path / "whole.safetensors", model=model)
+    whole = run_whole(some, tmp_path / "whole.safetensors", model=model, **ways)
     checkpoint = tmp_path / "cut.safetensors"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_in(patch, epoch)
-        run(some, checkpoint, model=model)
+        run(some, checkpoint, model=model, **ways)
     assert checkpoint.exists() == (epoch > 0)
     epochs: list[int] = []
     one_epoch = training.run_epoch
@@ -223,10 +371,12 @@ def test_an_interrupted_run_ends_with_the_bytes_of_one_that_was_not(
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "run_epoch", counted)
-        classifier, history, _ = run(some, checkpoint, model=model)
+        resumed = run_whole(some, checkpoint, model=model, **ways)
     assert epochs == list(range(epoch, 4)), "only what was lost is done again"
-    assert weights(classifier) == weights(wanted)
-    assert history == wanted_history
+    assert weights(resumed.classifier) == weights(whole.classifier)
+    assert resumed.history == whole.history
+    assert states(resumed) == states(whole)
+    assert states(run_whole(some, checkpoint, model=model, **ways)) == states(whole), "of the finished checkpoint"
 
 
 def test_a_run_may_be_interrupted_again_and_again(sets: tuple[Samples, Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,9 +437,9 @@ def widen_head(path: Path) -> None:
 
 def lose_a_sample(path: Path) -> None:
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
+        about = file.metadata()
     tensors = load_file(path)
-    save_file({**tensors, "early_losses": tensors["early_losses"][:, :-1].contiguous()}, path, metadata)
+    save_file({**tensors, "early_losses": tensors["early_losses"][:, :-1].contiguous()}, path, about)
 
 
 DAMAGES: list[Callable[[Path], object]] = [
@@ -373,6 +523,52 @@ def test_they_stay_in_the_half_range(make_samples: MakeSamples, tmp_path: Path) 
     assert losses.tolist() == [65504, 0, 65504] * 2
 
 
+# snapshots
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "epochs", "after"),
+    [(0, 9, []), (1, 9, [8]), (3, 9, [2, 5, 8]), (4, 10, [1, 4, 6, 9]), (9, 9, list(range(9))), (50, 3, [0, 1, 2]), (1, 1, [0])],
+)
+def test_snapshots_are_spread_evenly_and_end_with_the_last_epoch(snapshots: int, epochs: int, after: list[int]) -> None:
+    assert training.snapshot_epochs(recipe(snapshots=snapshots, epochs=epochs)) == after
+
+
+def test_a_snapshot_is_what_training_until_then_gives(sets: tuple[Samples, Samples], tmp_path: Path) -> None:
+    kept = run_whole(sets, tmp_path / "a.safetensors", model="resnet20", snapshots=2)
+    assert [epoch for epoch, _ in kept.snapshots] == [1, 3]
+    for epoch, found in states(kept):
+        until = run_whole(sets, tmp_path / f"{epoch}.safetensors", model="resnet20", epochs=epoch + 1)
+        assert found == weights(until.classifier)
+        assert until.snapshots == []
+    assert states(kept)[-1][1] == weights(kept.classifier) and kept.history == until.history
+
+
+def lose_a_snapshot(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("snapshot.1.")}
+
+
+def cut_a_snapshot(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return tensors | {"snapshot.3.network.head.0.bias": torch.zeros(2)}
+
+
+@pytest.mark.parametrize("damage", [lose_a_snapshot, cut_a_snapshot])
+def test_damaged_snapshots_only_cost_time(
+    damage: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    sets: tuple[Samples, Samples],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint = tmp_path / "a.safetensors"
+    wanted = run_whole(sets, checkpoint, snapshots=2)
+    with safe_open(checkpoint, "pt") as file:
+        about = file.metadata()
+    save_file(damage(load_file(checkpoint)), checkpoint, about)
+    again = run_whole(sets, checkpoint, snapshots=2)
+    assert states(again) == states(wanted) and weights(again.classifier) == weights(wanted.classifier)
+    assert "checkpoint a.safetensors is damaged" in capsys.readouterr().err
+
+
 # the name of a checkpoint
 
 
@@ -388,6 +584,9 @@ def test_a_checkpoint_name_changes_with_whatever_changes_the_result(monkeypatch:
         {"model": "two_conv_cnn"},
         {"precision": "bfloat16"},
         {"early_epochs": 3},
+        {"augment": True},
+        {"schedule": "one_cycle"},
+        {"snapshots": 1},
     ]
     assert {name for change in changes for name in change} == set(Train.model_fields)
     others += [checkpoint_name("a", "b", recipe(**change), CPU) for change in changes]
@@ -395,6 +594,8 @@ def test_a_checkpoint_name_changes_with_whatever_changes_the_result(monkeypatch:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 99)  # sums are split otherwise, and round otherwise
     others.append(checkpoint_name("a", "b", recipe(), CPU))
     monkeypatch.setattr(torch, "__version__", "0")
+    others.append(checkpoint_name("a", "b", recipe(), CPU))
+    monkeypatch.setattr(metadata, "version", lambda name: f"another {name}")
     others.append(checkpoint_name("a", "b", recipe(), CPU))
     assert len({base, *others}) == len(others) + 1
     assert Path(base).name == base and base.endswith(".safetensors")

@@ -29,7 +29,18 @@ from wellcheck.verdict.witness import Witness, Witnesses
 CPU = torch.device("cpu")
 SIDE = 20
 TARGET = 2
-RECIPE = params.Train(model="two_conv_cnn", epochs=8, batch_size=32, learning_rate=2e-3, precision="auto", early_epochs=0, seed=1)
+RECIPE = params.Train(
+    model="two_conv_cnn",
+    epochs=8,
+    batch_size=32,
+    learning_rate=2e-3,
+    precision="auto",
+    augment=False,
+    schedule="constant",
+    early_epochs=0,
+    snapshots=0,
+    seed=1,
+)
 
 
 # the rule, by hand

@@ -18,7 +18,7 @@ QUICK = {
 ALL = {
     "download", "split", "poison", "train@clean", "train@poisoned", "train@cleansed", "train@perfect_filter", "train@random_filter",
     "attack", "evaluate", "embed@clean", "embed@poisoned", "project@clean", "project@poisoned", "detect", "verdict@clean",
-    "verdict@poisoned", "cleanse", "controls", "assess", "report",
+    "verdict@poisoned", "cleanse", "controls", "label_errors", "explain", "assess", "report",
 }  # fmt: skip
 
 
@@ -45,17 +45,33 @@ def replace(folder: Path, changes: dict[str, str]) -> None:
 
 
 def run_stage(folder: Path, script: str, *arguments: str, fails: bool = False, **changes: str) -> str:
-    """Run a stage with changed params and return its summary, or what it complained of."""
-    text = (folder / "params.yaml").read_text()
+    """Run a stage with changed params and return its summary, or what it complained of.
+
+    A key that stands in several sections is meant in the stage's own; another's is named as `**{"train.epochs": "2"}`.
+    """
+    lines = (folder / "params.yaml").read_text().splitlines()
     for key, value in changes.items():
-        (line,) = [line for line in text.splitlines() if line.startswith(f"  {key}:")]
-        text = text.replace(line, f"  {key}: {value}")
-    (folder / "params.yaml").write_text(text)
+        lines[_line_of(lines, key, script)] = f"  {key.rpartition('.')[2]}: {value}"
+    (folder / "params.yaml").write_text("\n".join([*lines, ""]))
     environment = {**os.environ, "WELLCHECK_CACHE": str(folder / "cache")}
     command = [sys.executable, str(ROOT / "stages" / f"{script}.py"), *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == int(fails), done.stderr
     return done.stderr if fails else done.stdout
+
+
+def _line_of(lines: list[str], key: str, script: str) -> int:
+    """Where a parameter stands in params.yaml."""
+    section, _, name = key.rpartition(".")
+    heads = [row for row, line in enumerate(lines) if line[:1].isalpha()]
+    found = {
+        lines[max(head for head in heads if head < row)].split(":")[0]: row
+        for row, line in enumerate(lines)
+        if line.startswith(f"  {name}:")
+    }
+    if not section and len(found) == 1:
+        (section,) = found
+    return found[section or script]
 
 
 class Project:

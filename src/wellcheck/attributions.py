@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from wellcheck.errors import InputError
-from wellcheck.gradients import as_pixels, by_image, ready
+from wellcheck.gradients import answers, as_pixels, by_image, ready
 from wellcheck.models import Classifier
 
 BATCH = 512  # images, or changed copies of them, in one pass
@@ -79,24 +79,69 @@ def occlusion(
     maps = []
     for pixels, chosen in _batches(classifier, images, labels, device):
         before = _logit(classifier(pixels), chosen)
+        less = torch.zeros(len(corners), len(pixels), device=device)  # a patch that is black already takes nothing: nobody is asked
+        lit = torch.stack([_square(pixels, corner, patch).amax((1, 2, 3)) > 0 for corner in corners])
+        for pairs in lit.nonzero().split(BATCH):
+            places, rows = pairs.T
+            changed = pixels[rows].masked_fill_(_inside(torch.tensor(corners, device=device)[places], patch, pixels), 0)
+            less[places, rows] = before[rows] - _logit(classifier(changed), chosen[rows])
         lost, patches = torch.zeros_like(pixels[:, :1]), torch.zeros_like(pixels[:1, :1])
-        together = max(1, BATCH // len(pixels))
-        for part in (corners[first : first + together] for first in range(0, len(corners), together)):
-            black = _squares(part, patch, pixels)
-            after = classifier(((1 - black)[:, None] * pixels).flatten(0, 1))
-            less = before - _logit(after, chosen.repeat(len(part))).unflatten(0, (len(part), -1))
-            lost += torch.einsum("wn,wchi->nchi", less, black)
-            patches += black.sum(0, keepdim=True)
+        for corner, each in zip(corners, less, strict=True):
+            _square(lost, corner, patch).add_(each[:, None, None, None])
+            _square(patches, corner, patch).add_(1)
         maps.append((lost / patches).expand_as(pixels))
     return _gathered(maps, images)
 
 
-def _squares(corners: list[tuple[int, int]], side: int, like: torch.Tensor) -> torch.Tensor:
-    """1 within each square and 0 around it, float [corners, 1, H, W]."""
-    squares = torch.zeros(len(corners), 1, *like.shape[2:], device=like.device)
-    for square, (row, column) in zip(squares, corners, strict=True):
-        square[:, row : row + side, column : column + side] = 1
-    return squares
+def _inside(corners: torch.Tensor, side: int, like: torch.Tensor) -> torch.Tensor:
+    """Which pixels lie in the square at each of the corners int64 [n, 2], bool [n, 1, H, W]."""
+    down, across = (
+        (torch.arange(length, device=like.device) - first[:, None]).div(side, rounding_mode="floor") == 0
+        for length, first in zip(like.shape[2:], corners.T, strict=True)
+    )
+    inside: torch.Tensor = down[:, None, :, None] & across[:, None, None, :]
+    return inside
+
+
+def _square(images: torch.Tensor, corner: tuple[int, int], side: int) -> torch.Tensor:
+    """That part of images [..., H, W], to be changed in place."""
+    row, column = corner
+    square: torch.Tensor = images[..., row : row + side, column : column + side]
+    return square
+
+
+def occlusion_times_gradient(occluded: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """The product of the max-normed magnitudes of `occlusion` and `gradient_times_input`, in [0, 1] and without a sign (article A4).
+
+    Large only where both are: what the gradient says of single pixels, but not where a whole patch could go without a loss.
+    """
+    product: np.ndarray = np.abs(max_normed(occluded)) * np.abs(max_normed(gradients))
+    return product
+
+
+@torch.inference_mode()
+def completeness(
+    classifier: Classifier,
+    images: np.ndarray,
+    labels: np.ndarray,
+    maps: np.ndarray,
+    device: torch.device,
+    *,
+    baseline: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far maps of `integrated_gradients` are from adding up: their sum less the logit's difference, and that difference; float32 [N].
+
+    The first is zero but for the quadrature's error (Sundararajan et al. 2017, proposition 1).
+    """
+    start = np.broadcast_to(np.uint8(0) if baseline is None else baseline, images.shape).copy()
+    after, before = (
+        np.concatenate([_logit(classifier(pixels), chosen).cpu().numpy() for pixels, chosen in _batches(classifier, some, labels, device)])
+        if len(some)
+        else np.empty(0, np.float32)
+        for some in (images, start)
+    )
+    difference = after - before
+    return maps.sum((1, 2, 3)) - difference, difference
 
 
 def max_normed(maps: np.ndarray) -> np.ndarray:
@@ -155,4 +200,4 @@ def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _gradient(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor, score: Score = _logit) -> torch.Tensor:
     pixels = pixels.detach().requires_grad_(True)
-    return by_image(score(classifier(pixels), labels), pixels)
+    return by_image(score(answers(classifier, pixels), labels), pixels)

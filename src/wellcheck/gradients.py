@@ -1,10 +1,18 @@
 """A classifier's answers as something to differentiate by the image: what attacks and attributions share."""
 
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
 import numpy as np
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier
+
+FEW_CHANNELS = 4  # that a convolution reads: for so few, PyTorch's gradient by the image is slow on CPUs
 
 
 def ready(classifier: Classifier, device: torch.device) -> Classifier:
@@ -21,6 +29,13 @@ def as_pixels(images: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(images).to(device).float() / 255
 
 
+def answers(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
+    """Logits float [n, K] of images that ask for gradients; `by_image` alone may differentiate them, for the weights get none."""
+    with OnlyByImage() if images.device.type == "cpu" else nullcontext():
+        logits: torch.Tensor = classifier(images).float()
+    return logits
+
+
 def by_image(scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """∂ score / ∂ image of every image, float [n, C, H, W], where scores float [n] were made of images that ask for gradients.
 
@@ -31,3 +46,41 @@ def by_image(scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     if broken.any():
         raise InputError(f"the model: the gradient of {int(broken.sum())} of {len(images)} images is not finite")
     return gradient
+
+
+class OnlyByImage(TorchFunctionMode):
+    """Within it, convolutions that read an image have a gradient by the image alone, as one matrix product: not for training.
+
+    PyTorch's own takes up to three times as long where there are few channels, and is most of the time of a small network's gradient. The
+    sums are the same, in another order.
+    """
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if function is torch.conv2d and len(args) == 7 and _reads_an_image(*args):  # as nn.Conv2d calls it
+            return _Convolution.apply(*args)
+        return function(*args, **(kwargs or {}))
+
+
+def _reads_an_image(images: torch.Tensor, weights: torch.Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> bool:
+    few = images.requires_grad and images.ndim == 4 and images.shape[1] <= FEW_CHANNELS and groups == 1 and not isinstance(padding, str)
+    return few and images.device.type == "cpu" and images.dtype == weights.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution with torch.conv2d's arguments; its gradient by the image only."""
+
+    @staticmethod
+    def forward(ctx: Any, images: torch.Tensor, weights: torch.Tensor, *settings: Any) -> torch.Tensor:
+        _, stride, padding, dilation, _ = settings
+        ctx.save_for_backward(weights)
+        ctx.size = images.shape[2:]
+        ctx.window = {"kernel_size": weights.shape[2:], "stride": stride, "padding": padding, "dilation": dilation}
+        return torch.conv2d(images, weights, *settings)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (weights,) = ctx.saved_tensors
+        windows = weights.flatten(1).T @ gradient.flatten(2)  # what each window adds to its pixels: float [n, C · height · width, windows]
+        return nn.functional.fold(windows, ctx.size, **ctx.window), None, None, None, None, None, None

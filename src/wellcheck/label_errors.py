@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from wellcheck.disparity import rates
 from wellcheck.errors import InputError
+from wellcheck.metrics import confusion_matrix, proportion_interval
 
 SLACK = 1e-6  # below a class's threshold: rounding excludes nobody
+TINIEST = 1e-38  # probability of which a logarithm is taken
+SHARPNESS = (0.05, 20.0)  # of calibrated probabilities: models that are never wrong would ask for infinitely much
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,7 @@ class LabelErrors:
     """What is held of the labels of N samples of K classes."""
 
     joint: np.ndarray  # int64 [K, K]: samples by label as received and by the class that they confidently belong to
-    candidate: np.ndarray  # bool [N]: confidently of another class, and not answered as labelled
+    candidate: np.ndarray  # bool [N]: of those not answered as labelled the worst, as many as are confidently of another class
     suggested: np.ndarray  # int64 [N]: the class they most likely show
     quality: np.ndarray  # float64 [N] in [0, 1]: low for a label that is likely wrong; see `find`
 
@@ -30,7 +35,8 @@ def find(labels: np.ndarray, probabilities: np.ndarray) -> LabelErrors:
     """The candidates among samples of labels int64 [N], by probabilities float [N, K] of models that did not see them.
 
     A sample confidently belongs to the likeliest of the classes whose probability reaches what is usual among samples labelled so (equation
-    2 and the collision rule of section 3.1). quality is the normalised margin: half of (1 + the label's probability − the best other one).
+    2 and the collision rule of section 3.1). That tells how many candidates there are; which, quality does: the label's own probability.
+    Margins to the best other class rank worse (benchmarks/label_errors.py): whether a single class or several are likelier says little.
     Raises InputError where shapes do not fit, a probability is no number in [0, 1], or a row does not sum to 1.
     """
     _check(labels, probabilities)
@@ -44,11 +50,46 @@ def find(labels: np.ndarray, probabilities: np.ndarray) -> LabelErrors:
     belongs = np.where(reached, probabilities, -1).argmax(1)
     joint = np.zeros((classes, classes), np.int64)
     np.add.at(joint, (labels[confident], belongs[confident]), 1)
-    others = probabilities.astype(np.float64)
-    others[np.arange(count), labels] = -np.inf
-    quality = (own - others.max(1) + 1) / 2
     suggested = probabilities.argmax(1)
-    return LabelErrors(joint, confident & (belongs != labels) & (suggested != labels), suggested, quality)
+    differs = np.flatnonzero(suggested != labels)
+    held = int((confident & (belongs != labels))[differs].sum())
+    candidate = np.zeros(count, bool)
+    candidate[differs[np.argsort(own[differs], kind="stable")[:held]]] = True
+    return LabelErrors(joint, candidate, suggested, own)
+
+
+def calibrated(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Out-of-sample probabilities float [N, K] as sure, and of each class as often, as the labels int64 [N] are; float64 [N, K].
+
+    p^t · e^b over its sum, where the sharpness t and the bias b of each class make the labels likeliest (bias-corrected temperature
+    scaling: Alexandari, Kundaje and Shrikumar 2020, arXiv 1901.06852). Models that were stopped early are unsure of some classes in
+    general; that says nothing of one label. A class that no sample is labelled as gets no bias. Raises InputError as `find`.
+    """
+    _check(labels, probabilities)
+    if not len(labels):
+        return probabilities.astype(np.float64)
+    from scipy.optimize import minimize  # as in metrics.py: most stages do without
+
+    classes = probabilities.shape[1]
+    logs = np.log(probabilities.astype(np.float64).clip(TINIEST))
+    received = np.eye(classes)[labels]
+    labelled = received.any(0)
+
+    def loss(chosen: np.ndarray) -> tuple[float, np.ndarray]:
+        answers = _scaled(logs, chosen)
+        slope = (answers - received) / len(labels)
+        bias = np.where(labelled, slope.sum(0), 0)
+        return float(-np.log(answers[received > 0].clip(TINIEST)).mean()), np.concatenate([[(slope * logs).sum()], bias])
+
+    bounds = [SHARPNESS] + [(None, None)] * classes
+    return _scaled(logs, minimize(loss, np.eye(1, classes + 1)[0], jac=True, bounds=bounds).x)
+
+
+def _scaled(logs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    scores = logs * chosen[0] + chosen[1:]
+    answers: np.ndarray = np.exp(scores - scores.max(1, keepdims=True))
+    answers /= answers.sum(1, keepdims=True)
+    return answers
 
 
 def out_of_sample(
@@ -71,6 +112,32 @@ def out_of_sample(
     for fold, (inside, outside) in enumerate(splits):
         found[outside] = answer(inside, outside, fold)
     return found
+
+
+def figures(labels: np.ndarray, found: LabelErrors, classes: int, confidence: float) -> dict[str, Any]:
+    """How many candidates there are among labels int64 [N], per class too, and the pairs given → suggested, the most frequent first.
+
+    `suggested` of a class is what most of its candidates show; None without candidates. Intervals are Wilson's.
+    """
+    count, total = int(found.candidate.sum()), len(labels)
+    moved = confusion_matrix(labels[found.candidate], found.suggested[found.candidate], classes)
+    per_class = rates(found.candidate, labels, classes, confidence)
+    order = np.argsort(-moved, axis=None, kind="stable")[: np.count_nonzero(moved)]
+    return {
+        "samples": total,
+        "candidates": count,
+        "share": count / total if total else None,
+        "share_interval": proportion_interval(count, total, confidence),
+        "answered_as_labelled": float((found.suggested == labels).mean()) if total else None,
+        "per_class": {
+            "samples": [one.samples for one in per_class],
+            "candidates": [one.events for one in per_class],
+            "rate": [one.rate for one in per_class],
+            "interval": [one.interval for one in per_class],
+            "suggested": [int(row.argmax()) if row.any() else None for row in moved],
+        },
+        "pairs": [{"label": place // classes, "suggested": place % classes, "count": int(moved.flat[place])} for place in order.tolist()],
+    }
 
 
 def _check(labels: np.ndarray, probabilities: np.ndarray) -> None:

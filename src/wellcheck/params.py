@@ -4,10 +4,12 @@ A stage calls `load(Train)` and gets its own section, nothing else: what it does
 """
 
 import difflib
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -20,12 +22,16 @@ TriggerName = Literal["none", "watermark", "pixel", "random_patch", "blend", "si
 PolicyName = Literal[
     "all_to_one", "others_to_one", "all_to_all", "clean_label", "label_consistent", "source_specific", "adaptive", "label_noise"
 ]
-ModelName = Literal["residual_cnn", "two_conv_cnn"]
+OwnModelName = Literal["alexnet_small", "deep_cnn", "residual_cnn", "resnet18", "resnet20", "two_conv_cnn"]
+TORCHVISION = "torchvision/"  # before the name of one of its classifiers
 LayerName = Literal["pixels", "feature_map", "penultimate"]
 DetectorName = Literal[
     "centroid_tsne", "centroid_penultimate", "knn_disagreement", "spectral_signatures", "activation_clustering", "spectre", "scan",
     "loss_ranking", "mixture", "trigger_inversion", "strip", "agpd", "beatrix",
 ]  # fmt: skip
+AttackName = Literal["fgsm", "max_normed", "pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble", "noise_linf", "noise_l2"]
+L2_ATTACKS: frozenset[AttackName] = frozenset({"pgd_l2", "noise_l2"})  # epsilon is the length of the whole change
+GoalName = Literal["untargeted", "random_class", "least_likely"]
 # What a detector needs stands here so that a mistake is found before anything runs; the registry in detectors/ reads it.
 LAYERS_READ: dict[DetectorName, tuple[LayerName, ...]] = {
     "centroid_tsne": ("pixels",),
@@ -40,6 +46,17 @@ LAYERS_READ: dict[DetectorName, tuple[LayerName, ...]] = {
 VERDICT_READS: tuple[LayerName, ...] = ("pixels", "feature_map", "penultimate")
 NEED_TRUSTED: frozenset[DetectorName] = frozenset({"strip", "agpd", "beatrix"})
 
+
+def _known_model(name: str) -> str:
+    # torchvision alone knows which names it has, and takes seconds to import: `models.build` asks it.
+    if name not in get_args(OwnModelName) and not re.fullmatch(f"{TORCHVISION}[a-z0-9_]+", name):
+        listed = ", ".join(f"'{own}'" for own in get_args(OwnModelName))
+        expected = f"{listed} or a classifier of torchvision's, such as '{TORCHVISION}resnet50'"
+        raise PydanticCustomError("model_name", "Input should be {expected}", {"expected": expected})
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_known_model)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -116,7 +133,10 @@ class Train(Section):
     batch_size: Count
     learning_rate: Annotated[float, Field(gt=0)]
     precision: Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 autocast on CUDA, float32 elsewhere
+    augment: bool  # random horizontal flips, and shifts by up to an eighth of the side
+    schedule: Literal["constant", "one_cycle"]  # one_cycle: the learning rate rises over the first fifth of the steps, then falls to zero
     early_epochs: Annotated[int, Field(ge=0)]  # after so many of the first, each training sample's loss is kept
+    snapshots: Annotated[int, Field(ge=0)]  # so many states of the weights, evenly spread over the epochs, are kept
     seed: Seed
 
 
@@ -164,6 +184,78 @@ class Cleanse(Section):
     seed: Seed  # of the random filter
 
 
+class LabelErrors(Section):
+    """Whose labels are likely wrong, by models that did not see them."""
+
+    folds: Annotated[int, Field(ge=2)]  # as many models, each trained without its share of the samples
+    epochs: Count | None  # of each model; null: as train.epochs
+    samples: Annotated[int, Field(ge=10)] | None  # at most so many training samples, evenly spread over the set; null: all
+    seed: Seed  # of the folds
+
+
+class Explain(Section):
+    """Which pixels the model's answers hang on."""
+
+    images: Annotated[int, Field(ge=1, le=50)]  # test images answered rightly, the classes in turn
+    pairs: Annotated[int, Field(ge=0, le=20)]  # of classes, the most confused ones
+    measured: Annotated[int, Field(ge=2)]  # test images, the classes in turn, over which figures are taken
+    patch: Count | None  # pixels a side of the square that occlusion blackens; null: a seventh of the image's shorter side
+    stride: Count | None  # pixels between two such squares; null: half of one
+    steps: Count  # points on the path of integrated gradients
+    border: Count | None  # pixels from the edge that count as border; null: a seventh of the image's shorter side
+    film: Annotated[int, Field(ge=0, le=500)]  # minibatches, after each of which the untrained model's attributions are taken
+    grey: bool  # train and explain the same network on images without colour too
+    seed: Seed  # of the choice of images, and of the untrained model
+
+
+Epsilon = Annotated[float, Field(gt=0, le=1000)]
+
+
+class Evasion(Section):
+    """How the model's inputs are attacked."""
+
+    attacks: Annotated[list[AttackName], Field(min_length=1)]
+    goals: Annotated[list[GoalName], Field(min_length=1)]
+    epsilons: list[Annotated[float, Field(gt=0, le=1)]]  # L∞, the largest change of a pixel, of pixels in [0, 1]
+    epsilons_l2: list[Epsilon]  # L2, the length of the change over all pixels
+    steps: Count  # gradients of one way
+    restarts: Count  # ways
+    queries: Count  # answers, of attacks that use no gradient
+    samples: Count | None  # so many test images, as many of each class as there are; null: all
+    shown: Annotated[int, Field(ge=0, le=100)]  # so many are kept for the report, as they are and as they become
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _has_sizes(self) -> "Evasion":
+        for values, name in (
+            (self.attacks, "attacks"),
+            (self.goals, "goals"),
+            (self.epsilons, "epsilons"),
+            (self.epsilons_l2, "epsilons_l2"),
+        ):
+            if len(set(values)) < len(values):
+                raise ValueError(f"evasion.{name}: found {values}, expected each once")
+        if "untargeted" not in self.goals:
+            raise ValueError(f"evasion.goals: found {self.goals}, expected untargeted among them: it is what accuracy under attack means")
+        for attack in self.attacks:
+            if not self.sizes(attack):
+                needed = "epsilons_l2" if attack in L2_ATTACKS else "epsilons"
+                raise ValueError(f"evasion.attacks has {attack}, which needs at least one of evasion.{needed}")
+        return self
+
+    def sizes(self, attack: AttackName) -> list[float]:
+        """The epsilons of an attack, the smallest first."""
+        return sorted(self.epsilons_l2 if attack in L2_ATTACKS else self.epsilons)
+
+
+class Disparity(Section):
+    """Whose images are attacked most easily, and missed most often."""
+
+    attack: AttackName
+    epsilon: Epsilon  # one of the attack's
+    pairs: Count  # so many pairs of confused classes
+
+
 class Report(Section):
     """What the report shows."""
 
@@ -188,6 +280,10 @@ class Params(Section):
     project: Project
     detect: Detect
     cleanse: Cleanse
+    label_errors: LabelErrors
+    explain: Explain
+    evasion: Evasion
+    disparity: Disparity
     report: Report
 
     @model_validator(mode="after")
@@ -203,6 +299,16 @@ class Params(Section):
             raise ValueError(f"embed.layers lacks {', '.join(missing)}, which the verdict needs")
         return self
 
+    @model_validator(mode="after")
+    def _disparity_finds_its_attack(self) -> "Params":
+        chosen = self.disparity
+        if chosen.attack not in self.evasion.attacks:
+            raise ValueError(f"disparity.attack: found {chosen.attack}, expected one of evasion.attacks: {', '.join(self.evasion.attacks)}")
+        sizes = self.evasion.sizes(chosen.attack)
+        if chosen.epsilon not in sizes:
+            raise ValueError(f"disparity.epsilon: found {chosen.epsilon}, expected one of the sizes of {chosen.attack}: {sizes}")
+        return self
+
 
 Loaded = TypeVar("Loaded", bound=BaseModel)
 
@@ -210,7 +316,10 @@ Loaded = TypeVar("Loaded", bound=BaseModel)
 def load(section: type[Loaded], path: Path = Path("params.yaml")) -> Loaded:
     """Validate all of params.yaml and return one section, or all of it for `Params`. Raises InputError that names the parameter."""
     whole = load_all(path)
-    own: Loaded = whole if isinstance(whole, section) else getattr(whole, section.__name__.lower())
+    if isinstance(whole, section):
+        return whole
+    (name,) = [name for name, field in Params.model_fields.items() if field.annotation is section]
+    own: Loaded = getattr(whole, name)
     return own
 
 

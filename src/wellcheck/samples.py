@@ -121,6 +121,19 @@ class Writer:
         self._file.close()
 
 
+def in_turns(labels: np.ndarray, seed: int) -> np.ndarray:
+    """All rows of labels int64 [N], at random but one of each class after another: any first so many have the classes evenly, int64 [N]."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    classes = rng.permutation(int(labels.max(initial=-1)) + 1)  # of many classes not the first ones alone
+    turn = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        mine = labels[order] == label
+        turn[mine] = np.arange(mine.sum())
+    rows: np.ndarray = order[np.lexsort((classes[labels[order]], turn))]
+    return rows
+
+
 def image_column(images: np.ndarray) -> pa.ExtensionArray:
     """Images uint8 [N, C, H, W] as a column of a Parquet file."""
     shape = images.shape[1:]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from wellcheck.evasion.apgd import apgd_ce, apgd_dlr
 from wellcheck.evasion.batch import Batch, Budget
 from wellcheck.evasion.ensemble import ensemble
 from wellcheck.evasion.fgsm import fgsm
-from wellcheck.evasion.goals import GoalName, set_task
+from wellcheck.evasion.goals import set_task
 from wellcheck.evasion.max_normed import max_normed
 from wellcheck.evasion.noise import noise_l2, noise_linf
 from wellcheck.evasion.norms import L2, LINF, Norm
@@ -21,10 +20,9 @@ from wellcheck.evasion.square import square
 from wellcheck.evasion.victim import Victim
 from wellcheck.gradients import as_pixels
 from wellcheck.models import Classifier
+from wellcheck.params import AttackName, GoalName
 from wellcheck.progress import progress
 from wellcheck.training import make_repeatable
-
-AttackName = Literal["fgsm", "max_normed", "pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble", "noise_linf", "noise_l2"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,17 @@ def attack(
             advance(len(clean))
     columns = [[torch.cat(column).numpy() for column in zip(*parts, strict=True)] for parts in found]
     return [Attacked(epsilon, *column) for epsilon, column in zip(epsilons, columns, strict=True)]
+
+
+def sign_images(classifier: Classifier, images: np.ndarray, device: torch.device) -> np.ndarray:
+    """The direction of FGSM's step as an image of its own (article A4): (1 + sign ∇ loss) / 2, float32 [N, C, H, W]. Raises as `attack`."""
+    make_repeatable(device)
+    victim, aims = Victim(classifier, device), torch.Generator()
+    signs = []
+    for start in range(0, len(images), BATCH):
+        _, slope = victim.begin(as_pixels(images[start : start + BATCH], device), lambda logits: set_task("untargeted", logits, aims))
+        signs.append(((1 + slope.gradient.sign()) / 2).cpu().numpy())
+    return np.concatenate(signs) if signs else np.empty(images.shape, np.float32)
 
 
 def _outcome(batch: Batch, images: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, ...]:

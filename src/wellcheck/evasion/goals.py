@@ -1,13 +1,10 @@
 """What an attacker may want, from the logits of the images as they are."""
 
-from typing import Literal
-
 import torch
 
 from wellcheck.errors import InputError
 from wellcheck.evasion.victim import Task
-
-GoalName = Literal["untargeted", "random_class", "least_likely"]
+from wellcheck.params import GoalName
 
 
 def set_task(goal: GoalName | int, logits: torch.Tensor, generator: torch.Generator) -> Task:

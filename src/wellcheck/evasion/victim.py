@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from wellcheck.errors import InputError
-from wellcheck.gradients import by_image, ready
+from wellcheck.gradients import answers, by_image, ready
 from wellcheck.models import Classifier
 
 SHORTEST = 1e-12  # of a difference of logits that something is divided by
@@ -86,14 +86,14 @@ class Victim:
     def begin(self, images: torch.Tensor, goal: Goal) -> tuple[Task, Slope]:
         """The task that the goal sets by the logits, and its cross-entropy's slope by the same pass. Raises InputError as `slope`."""
         images = images.detach().requires_grad_(True)
-        logits = self.classifier(images).float()
+        logits = answers(self.classifier, images)
         task = goal(logits.detach())
         return task, self._slope(images, logits, task.cross_entropy(logits))
 
     def slope(self, images: torch.Tensor, task: Task, loss: Loss = Task.cross_entropy) -> Slope:
         """The loss of every image and its gradient. Raises InputError where a gradient is no number."""
         images = images.detach().requires_grad_(True)
-        logits = self.classifier(images).float()
+        logits = answers(self.classifier, images)
         return self._slope(images, logits, loss(task, logits))
 
     def _slope(self, images: torch.Tensor, logits: torch.Tensor, losses: torch.Tensor) -> Slope:

@@ -1,22 +1,31 @@
 """Architectures by name, behind one face: a Classifier takes images as they are stored and normalises them itself."""
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from wellcheck.errors import InputError
+from wellcheck.models.alexnet_small import alexnet_small
+from wellcheck.models.deep_cnn import deep_cnn
 from wellcheck.models.network import Network
 from wellcheck.models.residual_cnn import residual_cnn
+from wellcheck.models.resnet import resnet18, resnet20
+from wellcheck.models.torchvision_classifier import torchvision_classifier
 from wellcheck.models.two_conv_cnn import two_conv_cnn
-from wellcheck.params import ModelName
+from wellcheck.params import TORCHVISION, ModelName
 
 Shape = tuple[int, int, int]  # C, H, W
 
-ARCHITECTURES: dict[ModelName, Callable[[Shape, int], Network]] = {
+ARCHITECTURES: dict[str, Callable[[Shape, int], Network]] = {
+    "alexnet_small": alexnet_small,
+    "deep_cnn": deep_cnn,
     "residual_cnn": residual_cnn,
+    "resnet18": resnet18,
+    "resnet20": resnet20,
     "two_conv_cnn": two_conv_cnn,
 }
 
@@ -35,7 +44,7 @@ class ModelDescription:
 class Activations(NamedTuple):
     """What a classifier makes of some images."""
 
-    feature_map: torch.Tensor  # float [N, C, h, w], the last of the body's outputs that is spatial, before it is flattened
+    feature_map: torch.Tensor  # float [N, C, h, w], the last of the body's outputs that is spatial, before it is pooled or flattened
     penultimate: torch.Tensor  # float [N, D]
     logits: torch.Tensor  # float [N, K]
 
@@ -46,7 +55,7 @@ class Classifier(nn.Module):
     def __init__(self, description: ModelDescription) -> None:
         super().__init__()
         self.description = description
-        self.network = ARCHITECTURES[description.architecture](description.input_shape, len(description.class_names))
+        self.network = _network(description)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -59,14 +68,25 @@ class Classifier(nn.Module):
         return features
 
     def activations(self, images: torch.Tensor) -> "Activations":
-        """The deepest spatial activations on the way, the penultimate layer and the logits. Raises InputError if nothing is spatial."""
+        """The deepest spatial activations on the way, the penultimate layer and the logits. Raises InputError if nothing is spatial.
+
+        One cell [N, C, 1, 1] is spatial only where no layer before it had more.
+        """
         spatial: list[torch.Tensor] = []
+        channels_last = False
 
         def keep(module: nn.Module, inputs: object, output: object) -> None:
+            nonlocal channels_last
             if isinstance(output, torch.Tensor) and output.ndim == 4:
-                spatial[:] = [output]
+                if hasattr(module, "dims"):  # torchvision's Permute: its transformers work on [N, h, w, C]
+                    channels_last = module.dims == [0, 2, 3, 1]
+                maps = output.movedim(-1, 1) if channels_last else output
+                if not spatial or _cells(maps) > 1 or _cells(spatial[0]) == 1:
+                    spatial[:] = [maps]
 
-        hooks = [module.register_forward_hook(keep) for module in self.network.body.modules()]
+        # swin_v2 has maps of its windows' positions too, which are not of the images.
+        seen = [module for name, module in self.network.body.named_modules() if "cpb_mlp" not in name]
+        hooks = [module.register_forward_hook(keep) for module in seen]
         try:
             penultimate = self.embed(images)
         finally:
@@ -76,6 +96,12 @@ class Classifier(nn.Module):
             raise InputError(f"{self.description.architecture}: no layer of its body has an output [N, C, h, w]: take feature_map out")
         return Activations(spatial[0], penultimate, self.network.head(penultimate))
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As PyTorch's, but weights that come from a file are given the versions of the layers, which mnasnet asks for."""
+        versioned: Any = OrderedDict(state_dict)
+        versioned._metadata = getattr(self.state_dict(), "_metadata", None)
+        return super().load_state_dict(versioned, strict, assign)
+
     def _normalise(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
         if (self.description.mean, self.description.std) != (0.0, 1.0):
@@ -83,14 +109,27 @@ class Classifier(nn.Module):
         return pixels.contiguous(memory_format=torch.channels_last)
 
 
+def _network(description: ModelDescription) -> Network:
+    classes = len(description.class_names)
+    if description.architecture.startswith(TORCHVISION):
+        return torchvision_classifier(description.architecture.removeprefix(TORCHVISION), description.input_shape, classes)
+    return ARCHITECTURES[description.architecture](description.input_shape, classes)
+
+
+def _cells(maps: torch.Tensor) -> int:
+    return maps.shape[2] * maps.shape[3]
+
+
 def build(description: ModelDescription, *, seed: int) -> Classifier:
-    """A freshly initialised classifier. Raises InputError if the architecture cannot take images of this size."""
+    """A freshly initialised classifier. Raises InputError if there is no such architecture or it cannot take images of this size."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             return Classifier(description)
         except ValueError as error:
             raise InputError(f"train.model: {description.architecture} cannot take images of {description.input_shape}: {error}") from None
+        except InputError as error:
+            raise InputError(f"train.model: {error}") from None
 
 
 def pick_device(device: str) -> torch.device:

@@ -1,4 +1,6 @@
-"""A trained model on disk: `model.safetensors`, `model.json`, `history.csv`, `early_losses.safetensors`. No pickle is written or read."""
+"""A trained model on disk: `model.safetensors`, `model.json`, `history.csv` and, where they were kept,
+`early_losses.safetensors` and `snapshots.safetensors`. No pickle is written or read.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,11 +18,15 @@ from wellcheck.errors import InputError
 from wellcheck.models import Classifier, ModelDescription
 
 History = list[dict[str, float | int | None]]
+Snapshots = list[tuple[int, dict[str, torch.Tensor]]]  # an epoch, counted from 0 as in the history, and the weights after it
 EARLY_LOSSES = "early_losses.safetensors"
+SNAPSHOTS = "snapshots.safetensors"
 
 
-def save(folder: Path, classifier: Classifier, history: History, early_losses: np.ndarray | None = None) -> None:
-    """Write the model folder, whole or not at all. early_losses: float16 [E, N]; without epochs there is no such file."""
+def save(
+    folder: Path, classifier: Classifier, history: History, early_losses: np.ndarray | None = None, snapshots: Snapshots | None = None
+) -> None:
+    """Write the model folder, whole or not at all. early_losses: float16 [E, N]; without epochs, or snapshots, there is no such file."""
     with replacing(folder) as temporary:
         temporary.mkdir()
         write_tensors(temporary / "model.safetensors", classifier.state_dict())
@@ -29,6 +35,9 @@ def save(folder: Path, classifier: Classifier, history: History, early_losses: n
         write_csv(temporary / "history.csv", header, [["" if row[key] is None else row[key] for key in header] for row in history])
         if early_losses is not None and len(early_losses):
             write_tensors(temporary / EARLY_LOSSES, {"early_losses": torch.from_numpy(early_losses)})
+        if snapshots:
+            states = {f"{epoch}/{name}": tensor for epoch, weights in snapshots for name, tensor in weights.items()}
+            write_tensors(temporary / SNAPSHOTS, states)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -38,24 +47,56 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dic
 
 def load(folder: Path) -> Classifier:
     """Read a model folder. Raises InputError naming the file that is missing, damaged or does not fit the other."""
-    described, weights = folder / "model.json", folder / "model.safetensors"
+    classifier, weights = _untrained(folder), folder / "model.safetensors"
+    return _filled(classifier, _tensors(weights), weights)
+
+
+def _untrained(folder: Path) -> Classifier:
+    """What `model.json` describes. Raises InputError."""
+    described = folder / "model.json"
     try:
         description = TypeAdapter(ModelDescription).validate_python(read_json(described))
     except ValidationError as error:
         problem = error.errors()[0]
         raise InputError(f"{described}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
     try:
-        classifier = Classifier(description)
+        return Classifier(description)
     except ValueError as error:
         raise InputError(f"{described}: {description.architecture} cannot take images of {description.input_shape}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{described}: {error}") from None
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        classifier.load_state_dict(load_file(weights))
+        tensors: dict[str, torch.Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{weights}: not readable ({first_line(error)})") from None
+        raise InputError(f"{path}: not readable ({first_line(error)})") from None
+    return tensors
+
+
+def _filled(classifier: Classifier, weights: Mapping[str, torch.Tensor], source: Path) -> Classifier:
+    """The classifier with these weights, in evaluation mode. Raises InputError naming their file if they are not its own."""
+    try:
+        classifier.load_state_dict(weights)
     except RuntimeError as error:
         details = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise InputError(f"{weights}: not the weights of {description.architecture}: {details}") from None
+        raise InputError(f"{source}: not the weights of {classifier.description.architecture}: {details}") from None
     return classifier.eval()
+
+
+def load_snapshots(folder: Path) -> list[tuple[int, Classifier]]:
+    """The classifier, in evaluation mode, as it was after some epochs, the earliest first; empty if none were kept. Raises InputError."""
+    path = folder / SNAPSHOTS
+    if not path.exists():
+        return []
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in _tensors(path).items():
+        epoch, _, name = key.partition("/")
+        if not epoch.isdecimal():
+            raise InputError(f"{path}: found the tensor '{key}', expected '<epoch>/<name>'")
+        states.setdefault(int(epoch), {})[name] = tensor
+    return [(epoch, _filled(_untrained(folder), states[epoch], path)) for epoch in sorted(states)]
 
 
 def load_early_losses(folder: Path) -> np.ndarray | None:

@@ -49,6 +49,16 @@ class Files:
     cleansed_train: Path
     perfect_filter_train: Path
     random_filter_train: Path
+    label_errors: Path
+    judged_labels: Path
+    explanations: Path
+    explained: Path
+    explained_maps: Path
+    film: Path
+    evasion: Path
+    evasion_outcomes: Path
+    evasion_images: Path
+    disparity: Path
 
 
 @dataclass(frozen=True)

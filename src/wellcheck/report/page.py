@@ -10,10 +10,14 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from wellcheck.artifacts import read_json
 from wellcheck.experiments import Experiment, differences, flatten
 from wellcheck.params import Params
 from wellcheck.report.charts import Line, line_chart
+from wellcheck.report.evasion import evasion
 from wellcheck.report.evidence import VARIANTS, Evidence, images
+from wellcheck.report.explanations import explanations
+from wellcheck.report.label_errors import label_errors
 from wellcheck.report.maps import build_maps
 from wellcheck.report.pictures import SPRITE_SIDE, THUMBNAIL_SIDE, data_uri
 from wellcheck.report.rounding import chance, figure, percent
@@ -49,6 +53,9 @@ def _render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], e
         "maps": build_maps(evidence, params.report),
         "detectors": evidence.detection["detectors"],
         "outliers": outliers(evidence, params),
+        "label_errors": label_errors(evidence, most=most_flagged),
+        "explanations": explanations(evidence, most=most_flagged),
+        "evasion": evasion(evidence, params),
         "article": beside_article(evidence, params, experiment),
     }
     template = environment().get_template("report.html.j2")
@@ -228,7 +235,9 @@ def beside_article(evidence: Evidence, params: Params, experiment: Experiment | 
     """The article's figures beside this run's, and every setting that is not the experiment's."""
     if experiment is None:
         return None
-    ours = {"classify": evidence.classify, "history": {variant: rows[-1] for variant, rows in evidence.history.items()}}
+    others = {"evasion": "evasion", "disparity": "disparity", "explain": "explanations", "label_errors": "label_errors"}
+    metrics = {name: read_json(getattr(evidence.files, field)) for name, field in others.items()}
+    ours = {"classify": evidence.classify, "history": {variant: rows[-1] for variant, rows in evidence.history.items()}, **metrics}
     figures = [
         {"name": one.name, "article": one.value, "ours": flatten(ours).get(one.ours)}
         for one in (experiment.article.figures if experiment.article else [])

@@ -8,6 +8,8 @@ from PIL import Image
 
 THUMBNAIL_SIDE = 64  # pixels, for images that are looked at one by one
 SPRITE_SIDE = 32  # pixels, for images that come in hundreds
+FOR, AGAINST = (222, 96, 28), (48, 118, 204)  # colours that are told apart by the colour-blind, on white and on black
+LEVELS = 32  # of opacity: more could not be told apart, and would not compress
 
 
 def shrink(images: np.ndarray, side: int) -> np.ndarray:
@@ -46,6 +48,30 @@ def with_opacity(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """An image float [C, H, W] in [0, 255] and its opacity float [H, W] in [0, 1] as RGBA uint8 [4, H, W]."""
     colours = np.broadcast_to(colour, (3, *weight.shape))
     return np.concatenate([colours, 255 * weight[None]]).round().clip(0, 255).astype(np.uint8)
+
+
+def diverging(values: np.ndarray) -> np.ndarray:
+    """Signed maps float [N, C, H, W] as RGBA uint8 [N, 4, H, W]: the sign of the channels' sum is a colour, its share of the map's largest
+    the opacity. Nothing shows the ground, whichever the page has."""
+    summed = values.sum(1, dtype=np.float32)
+    largest = np.abs(summed).max(axis=(1, 2), keepdims=True, initial=0)
+    share = summed / np.where(largest > 0, largest, 1)
+    opacity = (np.abs(share) * (LEVELS - 1)).round() * (255 / (LEVELS - 1))
+    colour = np.where(share[:, None] > 0, np.reshape(FOR, (1, 3, 1, 1)), np.reshape(AGAINST, (1, 3, 1, 1)))
+    return np.concatenate([colour, opacity[:, None]], axis=1).round().astype(np.uint8)
+
+
+def stacked(images: np.ndarray) -> np.ndarray:
+    """Images uint8 [N, C, H, W] as one, uint8 [C, N·H, W], the first on top."""
+    return np.concatenate(list(images), axis=1)
+
+
+def film_uri(frames: np.ndarray, *, milliseconds: int) -> str:
+    """Frames uint8 [F, C, H, W] as an animated WebP that begins again at its end, as a data address."""
+    first, *others = [_picture(frame) for frame in frames]
+    file = io.BytesIO()
+    first.save(file, "WEBP", save_all=True, append_images=others, duration=milliseconds, loop=0, lossless=True, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _picture(image: np.ndarray) -> Image.Image:

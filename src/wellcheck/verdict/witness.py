@@ -117,7 +117,7 @@ class Witnesses:
     def without(self, left_out: np.ndarray, title: str, *, turn: int, epochs: int | None = None) -> Witness:
         """A model trained on all samples but these (bool [N]); `turn` makes its seed another than any other model's."""
         recipe = self.recipe.model_copy(
-            update={"seed": (self.recipe.seed + turn) % 2**32, "early_epochs": 0, "epochs": epochs or self.recipe.epochs}
+            update={"seed": (self.recipe.seed + turn) % 2**32, "early_epochs": 0, "snapshots": 0, "epochs": epochs or self.recipe.epochs}
         )
         kept = self.train.take(~left_out)
         nobody = self.train.take(np.empty(0, np.int64))
