@@ -23,7 +23,7 @@ from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, p
 from wellcheck.verdict.charges import FOREIGN, Accused, Finding, evidence_of, is_guilty
 from wellcheck.verdict.examination import Examination, apart, appeal, facing
 from wellcheck.verdict.refinement import carriers, separate, two_populations
-from wellcheck.verdict.transfer import Pattern, Transfer, carried, common
+from wellcheck.verdict.transfer import Pattern, Transfer, bent, carried, common, try_on_others
 from wellcheck.verdict.witness import Witness, Witnesses
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ RECIPE = params.Train(
 
 def finding(label: int = 0, *, turned: float = 0.0, legible: float = 1.0, **facts: Any) -> Finding:
     accused = Accused(label, "made up", np.arange(10), np.linspace(0, 1, 10))
-    nothing = Pattern(np.zeros((1, 4, 4)), np.zeros((4, 4)), np.zeros((1, 4, 4)))
+    nothing = Pattern(np.zeros((1, 4, 4)), np.zeros((4, 4)), np.zeros((1, 4, 4)), np.zeros((2, 4, 4)))
     told = {"own": 0.0, "foreign": 0.9, "held_out": 10, "generalises": 0.9, "p_generalises": 1e-9, "p_turned": 1e-9}
     return Finding(accused, **(told | facts), transfer=Transfer(nothing, turned, legible, 400))
 
@@ -263,6 +263,70 @@ def test_no_member_carries_its_own_noise() -> None:
     assert np.mean(ahead) < 3  # 1.0; 5.9 if every member were measured by a pattern that it is part of
 
 
+def waves(count: int, seed: int) -> np.ndarray:
+    """Images float32 [N, 1, 24, 20] of three contents, each a smooth wave of its own, with noise; content is the row's number modulo 3."""
+    rng = np.random.default_rng(seed)
+    down, across = np.meshgrid(np.arange(24) / 24, np.arange(20) / 20, indexing="ij")
+    kinds = np.stack([np.sin(2 * np.pi * (a * down + b * across)) for a, b in ((2, 1), (1, 2), (2, -2))])
+    images: np.ndarray = (128 + 90 * kinds[np.arange(count) % 3] + rng.normal(0, 8, (count, 24, 20)))[:, None].astype(np.float32)
+    return images
+
+
+DISPLACEMENT = np.random.default_rng(5).uniform(-2, 2, (2, 4, 4)).astype(np.float32)
+
+
+def test_a_displacement_of_nothing_leaves_images_as_they_are_and_of_a_row_moves_them() -> None:
+    images = waves(3, 0)
+    np.testing.assert_allclose(bent(images, np.zeros((2, 4, 4), np.float32)), images, atol=1e-3)
+    one_row = np.stack([np.ones((4, 4)), np.zeros((4, 4))]).astype(np.float32)
+    np.testing.assert_allclose(bent(images, one_row)[:, :, :-1], images[:, :, 1:], atol=1e-2)
+    np.testing.assert_allclose(bent(images, one_row[::-1].copy())[..., :-1], images[..., 1:], atol=1e-2)
+
+
+def test_what_lies_far_apart_is_not_taken_for_bent() -> None:
+    samples, reference = bending()
+    samples.images[:60] = np.roll(samples.images[60:120], 6, axis=2)
+    pattern = common(samples, np.arange(60), reference, np.arange(300) >= 60)
+    length = np.hypot(*pattern.displacement).mean()
+    assert length <= 2.0  # a tenth of 20 pixels
+
+
+def bending() -> tuple[Samples, Witness]:
+    """300 waves of label 0, of which the first 60 are bent, and a reference that knows the three contents."""
+    images = waves(300, 1)
+    images[:60] = bent(images[:60], DISPLACEMENT)
+    samples = Samples(np.arange(300), images.round().clip(0, 255).astype(np.uint8), np.zeros(300, int), Description(("a", "b", "c"), ""))
+    content = np.arange(300) % 3
+    reference = Witness(cast(Classifier, None), samples.images, CPU, content, np.ones(300, np.float32))
+    near = np.eye(3)[content] + np.random.default_rng(2).normal(0, 0.1, (300, 3))
+    reference.__dict__["features"] = torch.from_numpy(near.astype(np.float32))
+    return samples, reference
+
+
+def test_how_a_group_is_bent_is_recovered_and_turns_other_images() -> None:
+    samples, reference = bending()
+    pattern = common(samples, np.arange(60), reference, np.arange(300) >= 60)
+    fresh = waves(30, 3)
+    wanted, got = bent(fresh, DISPLACEMENT), bent(fresh, pattern.displacement)
+    assert np.abs(wanted - got).mean() < 0.15 * np.abs(wanted - fresh).mean()
+    plain = fresh.round().clip(0, 255).astype(np.uint8)
+    # A model that answers label 0 to whatever is more like the bent images, and one that does not care.
+    fooled: Any = SimpleNamespace(
+        answers=lambda images: np.where(np.abs(images - wanted).mean((1, 2, 3)) < np.abs(images - fresh).mean((1, 2, 3)), 0, 1)
+    )
+    careless: Any = SimpleNamespace(answers=lambda images: np.ones(len(images), int))
+    found = try_on_others(pattern, 0, plain, fooled, careless, harder=True)
+    assert (found.way, found.turned, found.legible) == ("bent", 1.0, 1.0)
+    assert try_on_others(pattern, 0, plain, fooled, careless, harder=False).way == "added"
+
+
+def test_who_is_bent_is_told_from_who_is_not() -> None:
+    samples, reference = bending()
+    rows = np.arange(300)
+    found = carried(samples, rows, rows[:60], reference, rows >= 60)
+    assert found[:60].min() > found[60:].max()
+
+
 @pytest.mark.parametrize("still", [0.9, 0.1])
 def test_on_appeal_only_what_stays_foreign_convicts(still: float) -> None:
     rows = np.arange(100)
@@ -428,7 +492,8 @@ def test_the_files_say_what_was_reached(convicted: tuple[Known, Verdict], tmp_pa
     images = rows["image"].combine_chunks().to_numpy_ndarray()
     order = np.searchsorted(known.samples.sample_id, rows["sample_id"].to_numpy())
     np.testing.assert_array_equal(images, known.samples.images[order])
-    assert load_file(tmp_path / "patterns.safetensors").keys() == {f"{TARGET}.{part}" for part in ("difference", "weight", "colour")}
+    parts = ("difference", "weight", "colour", "displacement")
+    assert load_file(tmp_path / "patterns.safetensors").keys() == {f"{TARGET}.{part}" for part in parts}
     told = account.as_json(found)
     assert (told["poisoned"], told["target_labels"], told["flagged"]) == (True, [TARGET], len(rows))
     assert [one["label"] for one in told["labels"]] == [0, 1, 2, 3]

@@ -61,6 +61,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "turned": finding.transfer.turned,
         "legible": finding.transfer.legible,
         "p_turned": finding.p_turned,
+        "way": finding.transfer.way,
     }
 
 
@@ -104,9 +105,9 @@ def _reasons(verdict: Verdict, train: Samples, row: int) -> list[str]:
 
 
 def write_patterns(path: Path, verdict: Verdict) -> None:
-    """What the flagged samples of a label carry: `<label>.difference` [C, H, W] (255 is white), `.weight` [H, W], `.colour` [C, H, W]."""
+    """What the flagged samples of a label carry, a tensor `<label>.<part>` for every part of a Pattern."""
     tensors: dict[str, np.ndarray] = {}
     for label, pattern in verdict.patterns.items():
-        tensors |= {f"{label}.difference": pattern.difference, f"{label}.weight": pattern.weight, f"{label}.colour": pattern.colour}
+        tensors |= {f"{label}.{part}": values for part, values in vars(pattern).items()}
     with replacing(path) as temporary:
         write_tensors(temporary, {name: torch.from_numpy(values) for name, values in tensors.items()})

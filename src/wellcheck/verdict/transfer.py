@@ -7,12 +7,22 @@ images of other classes it is a test with a control: a model that never saw the 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch.nn.functional import grid_sample, interpolate
 
 from wellcheck.samples import Samples
 from wellcheck.verdict.witness import NEAREST, Witness, evenly
 
 TESTED = 400  # images of other classes
 STRONGER = 2.0  # times the difference
+BENT = 1.5  # times the displacement
+KNOTS = 4  # a side, of the grid that a displacement is drawn through
+BENDINGS = 8  # steps to the displacement
+STIFF = 1e-2  # what a displacement costs, as a share of the mean curvature: where images are black any would do
+FARTHEST = (
+    0.1  # of the shorter side, on average: whoever hides a trigger moves no pixel farther, and unlike kinds of a class lie so far apart
+)
+TINY = 1e-9
 BATCH = 1024
 LARGEST = 1000  # images of a group that are matched for its pattern
 LEGIBLE = 0.9  # share of images that must stay legible to a model that never saw the group
@@ -23,11 +33,12 @@ FLAT = 25.0  # grey levels squared: a pixel that never varies is no better known
 
 @dataclass(frozen=True)
 class Pattern:
-    """What a group carries: images become (1 − weight)·image + weight·colour + difference."""
+    """What a group carries: something added, something pasted, or a displacement of all pixels."""
 
     difference: np.ndarray  # float32 [C, H, W], 255 is white
     weight: np.ndarray  # float32 [H, W] in [0, 1]: 1 where the whole group shows the same
     colour: np.ndarray  # float32 [C, H, W] in [0, 255]
+    displacement: np.ndarray  # float32 [2, 4, 4]: by how many rows and columns further off the pixels come from, smooth in between
 
     def add(self, images: np.ndarray, strength: float) -> np.ndarray:
         """Images uint8 [N, C, H, W] with the difference on them."""
@@ -37,6 +48,11 @@ class Pattern:
         """Images uint8 [N, C, H, W] with what the whole group shows in place of their own pixels."""
         pasted: np.ndarray = ((1 - self.weight) * images + self.weight * self.colour).round().clip(0, 255).astype(np.uint8)
         return pasted
+
+    def bend(self, images: np.ndarray, strength: float) -> np.ndarray:
+        """Images uint8 [N, C, H, W] with their pixels displaced."""
+        changed: np.ndarray = bent(images, strength * self.displacement).round().clip(0, 255).astype(np.uint8)
+        return changed
 
 
 def added(images: np.ndarray, difference: np.ndarray, strength: float) -> np.ndarray:
@@ -53,6 +69,7 @@ class Transfer:
     turned: float  # share that the suspected model answers as the group's label though their content can still be read
     legible: float  # share that the reference, which never saw the group, answers as it did before
     tested: int  # images
+    way: str = ""  # how the pattern was put on them: added, pasted or bent
 
 
 def common(train: Samples, members: np.ndarray, reference: Witness, ordinary: np.ndarray) -> Pattern:
@@ -63,51 +80,110 @@ def common(train: Samples, members: np.ndarray, reference: Witness, ordinary: np
     members = evenly(members, LARGEST)
     group = train.images[members].astype(np.float32)
     alike = train.images[_matches(members, reference, ordinary).ravel()].astype(np.float32)
+    still = np.zeros((2, KNOTS, KNOTS), np.float32)
     if not len(alike):
-        return Pattern(np.zeros(group.shape[1:], np.float32), np.zeros(group.shape[2:], np.float32), np.zeros(group.shape[1:], np.float32))
+        nothing = np.zeros(group.shape[1:], np.float32)
+        return Pattern(nothing, nothing[0], nothing, still)
     spread, usual = group.var(0).mean(0), alike.var(0).mean(0)
     same = np.clip(1 - spread / np.maximum(usual, 1.0), 0, 1)
     # What the whole group shows alike counts only where the others do not show the same.
     contrast = np.abs(group.mean(0) - alike.mean(0)).max(0)
     weight = np.where((same > 0.5) & (contrast > 32), same, 0)
     chance = group.var(0) / len(group) + alike.var(0) / len(alike)
-    return Pattern(_beyond(group.mean(0) - alike.mean(0), chance), weight.astype(np.float32), group.mean(0))
+    displacement = _displacement(group, alike.reshape(len(group), NEAREST, *group.shape[1:]).mean(1), reference.labels[members])
+    return Pattern(_beyond(group.mean(0) - alike.mean(0), chance), weight.astype(np.float32), group.mean(0), displacement)
+
+
+def bent(images: np.ndarray, displacement: np.ndarray) -> np.ndarray:
+    """Images [N, C, H, W] whose pixels come from so many rows and columns further off (float [2, g, g]), float32."""
+    height, width = images.shape[2:]
+    offset = torch.from_numpy(_smooth(height, width) @ displacement.reshape(2, -1).T).view(height, width, 2).flip(2)
+    rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    still = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], 2)
+    grid = still + offset * 2 / torch.tensor([max(width - 1, 1), max(height - 1, 1)])
+    pixels = torch.from_numpy(images).float()
+    return grid_sample(pixels, grid.expand(len(images), -1, -1, -1), padding_mode="border", align_corners=True).numpy()
+
+
+def _smooth(height: int, width: int) -> np.ndarray:
+    """What each knot of the grid adds to every pixel, float32 [H·W, g²]: bicubic in between."""
+    knots = torch.eye(KNOTS * KNOTS).view(-1, 1, KNOTS, KNOTS)
+    return interpolate(knots, (height, width), mode="bicubic", align_corners=True).flatten(1).T.contiguous().numpy()
+
+
+def _displacement(group: np.ndarray, alike: np.ndarray, content: np.ndarray) -> np.ndarray:
+    """How the group's images (float [n, C, H, W]) are bent against what is alike to each, in the mean of every content (int64 [n]).
+
+    Gauss–Newton on the squared difference (Lucas and Kanade 1981) with a ridge, all contents at once: one displacement float32 [2, g, g], zeros where it would
+    be a long one.
+    """
+    shown, counts = np.unique(content, return_counts=True)
+    bends, straight = (np.stack([images[content == one].mean(0) for one in shown]) for images in (group, alike))
+    smooth = _smooth(*group.shape[2:])
+    displacement = np.zeros((2, KNOTS, KNOTS), np.float32)
+    for _ in range(BENDINGS):
+        now = bent(straight, displacement)
+        curvature, slope = np.zeros((2 * KNOTS**2, 2 * KNOTS**2)), np.zeros(2 * KNOTS**2)
+        for count, image, missing in zip(counts, now, bends - now, strict=True):
+            down, across = np.gradient(image, axis=(1, 2))
+            steps = np.concatenate([one.reshape(len(image), -1, 1) * smooth for one in (down, across)], axis=2).reshape(-1, 2 * KNOTS**2)
+            curvature += count * (steps.T @ steps)
+            slope += count * (steps.T @ missing.ravel())
+        cost = STIFF * max(np.trace(curvature) / len(curvature), TINY)
+        step = np.linalg.solve(curvature + cost * np.eye(len(curvature)), slope - cost * displacement.ravel())
+        displacement += step.reshape(displacement.shape).astype(np.float32)
+    far = np.hypot(*displacement).mean() > FARTHEST * min(group.shape[2:])
+    return np.zeros_like(displacement) if far else displacement
 
 
 def carried(train: Samples, rows: np.ndarray, members: np.ndarray, reference: Witness, ordinary: np.ndarray) -> np.ndarray:
     """How much of what the members have in common each of the rows carries, float64 [n] of variance 1; zeros where there is nothing.
 
     A matched filter on what sets an image apart from ordinary ones of the same content, in units of how much that is: an odd image differs
-    from all others, and so by chance from the pattern (the normalised matched filter, Scharf & Friedlander 1994). Every member is measured
-    by the others' pattern: by its own it would carry its own noise. rows, members: int64; the members are among the rows.
+    from all others, and so by chance from the pattern (the normalised matched filter, Scharf & Friedlander 1994). The pattern is what is
+    added to these, or how they are bent, whichever tells the members better from the rest. Every member is measured by the others' pattern:
+    by its own it would carry its own noise. rows, members: int64; the members are among the rows.
     """
     matched = _matches(rows, reference, ordinary)
     inside = np.isin(rows, members)
     if inside.sum() < 2 * FOLDS or inside.all() or not matched.size:
         return np.zeros(len(rows))
-    apart = np.empty((len(rows), int(np.prod(train.images.shape[1:]))), np.float32)
-    for start in range(0, len(rows), BATCH):
-        part = slice(start, start + BATCH)
-        alike = train.images[matched[part]].astype(np.float32).mean(1)
-        apart[part] = (train.images[rows[part]] - alike).reshape(len(alike), -1)
+    alike = np.concatenate([train.images[part].mean(1, dtype=np.float32) for part in np.array_split(matched, -(-len(rows) // BATCH))])
+    images = train.images[rows].astype(np.float32)
+    apart = images - alike
     noise = apart[~inside].var(0) + FLAT
     fold = np.where(inside, np.cumsum(inside) % FOLDS, FOLDS)
+    oddness = np.sqrt((apart**2 / noise).mean((1, 2, 3)).clip(TINY))
+    found = []
+    for pattern in (_additions(apart, fold), _bendings(images, alike, fold, reference.labels[rows])):
+        size = np.sqrt((pattern**2 / noise).sum((1, 2, 3)).clip(TINY))
+        score = ((apart * pattern / noise).sum((1, 2, 3)) / size / oddness).astype(np.float64)
+        found.append((score - score.mean()) / max(float(score.std()), TINY))
+    return max(found, key=lambda score: float(score[inside].mean()))
+
+
+def _additions(apart: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """What is added to each image by the mean of the members in the other folds, or in all for whoever is in none; as `_bendings`."""
     sums = np.stack([apart[fold == one].sum(0) for one in range(FOLDS)])
     counts = np.bincount(fold, minlength=FOLDS + 1)[:FOLDS]
-    # The mean of the other folds for each fold, and of all for whoever is no member.
-    sizes = np.append(counts.sum() - counts, counts.sum())[:, None]
+    sizes = np.append(counts.sum() - counts, counts.sum())[:, None, None, None]
     means = np.concatenate([sums.sum(0) - sums, sums.sum(0, keepdims=True)]) / sizes
-    chance = apart[inside].var(0) / sizes
-    shrunk = _beyond(means, chance)
-    filters = shrunk / noise / np.sqrt((shrunk**2 / noise).sum(1, keepdims=True).clip(1e-9))
-    oddness = np.sqrt((apart**2 / noise).mean(1).clip(1e-9)).astype(np.float64)
-    found = (apart @ filters.T)[np.arange(len(rows)), fold] / oddness
-    return np.asarray((found - found.mean()) / max(float(found.std()), 1e-9))
+    patterns: np.ndarray = _beyond(means, apart[fold < FOLDS].var(0) / sizes)[fold]
+    return patterns
+
+
+def _bendings(images: np.ndarray, alike: np.ndarray, fold: np.ndarray, content: np.ndarray) -> np.ndarray:
+    """What bending what is alike to each image adds to it, float32 [n, C, H, W]: as members of other folds (0 to 4; 5: none) are."""
+    patterns = np.empty_like(alike)
+    for one in range(FOLDS + 1):
+        others, mine = (fold < FOLDS) & (fold != one), fold == one
+        patterns[mine] = bent(alike[mine], _displacement(images[others], alike[others], content[others])) - alike[mine]
+    return patterns
 
 
 def _beyond(means: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Means shrunk to what chance, of this variance, leaves of them: the positive-part estimator of James and Stein 1961, per pixel."""
-    shrunk: np.ndarray = means * np.maximum(0, 1 - CHANCE**2 * variance / np.maximum(means**2, 1e-9))
+    shrunk: np.ndarray = means * np.maximum(0, 1 - CHANCE**2 * variance / np.maximum(means**2, TINY))
     return shrunk
 
 
@@ -127,21 +203,21 @@ def _matches(rows: np.ndarray, reference: Witness, ordinary: np.ndarray) -> np.n
 
 
 def try_on_others(pattern: Pattern, label: int, images: np.ndarray, suspected: Witness, reference: Witness, *, harder: bool) -> Transfer:
-    """Put the pattern on images uint8 [n, C, H, W] of other classes as it is and, if `harder`, stronger and pasted.
+    """Put the pattern on images uint8 [n, C, H, W] of other classes as it is and, if `harder`, stronger, pasted and bent.
 
     The most telling legible way counts. Without images nothing is turned, and nothing is known to be legible.
     """
     if not len(images):
         return Transfer(pattern, 0.0, 0.0, 0)
-    ways = [pattern.add(images, 1.0)]
+    ways = [("added", pattern.add(images, 1.0))]
     if harder:
-        ways.append(pattern.add(images, STRONGER))
+        ways += [("added", pattern.add(images, STRONGER)), ("bent", pattern.bend(images, BENT))]
     if harder and pattern.weight.any():
-        ways.append(pattern.paste(images))
+        ways.append(("pasted", pattern.paste(images)))
     content = reference.answers(images)
     found = []
-    for changed in ways:
+    for way, changed in ways:
         kept = reference.answers(changed) == content
         turned = suspected.answers(changed) == label
-        found.append(Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images)))
+        found.append(Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images), way))
     return max(found, key=lambda one: (one.legible >= LEGIBLE, one.turned))
