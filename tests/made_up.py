@@ -40,6 +40,7 @@ class Case:
     own_content: bool = False  # clean-label: the flagged images show the label that they came with
     missed: int = 2  # planted images that are not flagged
     innocent: int = 3  # flagged images of the convicted labels that are not planted
+    bent: bool = False  # the pattern is a displacement
     thin: int = 0  # labels, the last ones, with too few samples to be examined
 
     @property
@@ -151,7 +152,7 @@ def write_label_errors(files: Files, train: Samples, case: Case) -> None:
 
 def write_explanations(files: Files, test: Samples, case: Case, rng: np.random.Generator) -> None:
     """What explaining leaves: five examples, one pair with two images, random maps by every method, a film; without colours too."""
-    rows, pair = np.concatenate([np.arange(5), np.repeat([0, case.classes], 2)]), np.repeat([-1, 0], [5, 4])
+    rows, pair = np.concatenate([np.arange(5), np.repeat([0, min(case.classes, len(test) - 1)], 2)]), np.repeat([-1, 0], [5, 4])
     explained = np.where(np.arange(9) < 5, test.labels[rows], np.arange(9) % 2)
     table = {"sample_id": test.sample_id[rows], "label": test.labels[rows], "predicted": np.where(pair < 0, test.labels[rows], 1)}
     table |= {"confidence": np.full(9, 0.8, np.float32), "explained": explained, "pair": pair}
@@ -230,6 +231,7 @@ def write_verdict(files: Files, sets: Sets, case: Case, rng: np.random.Generator
     difference[:, -3:, -3:] = 120
     weight = (difference[0] > 0).astype(np.float32)
     parts = {"difference": difference, "weight": weight, "colour": np.full(case.shape, 255, np.float32)}
+    parts["displacement"] = rng.normal(size=(2, 4, 4)).astype(np.float32)
     save_file({f"{label}.{part}": values for label in found.tolist() for part, values in parts.items()}, files.patterns)
     return flagged
 
@@ -254,16 +256,13 @@ def write_flagged(path: Path, flagged: Samples, shown: np.ndarray, probability: 
 def said(case: Case, flagged: int, convicted: list[int]) -> dict[str, Any]:
     """verdict.json: strong evidence against the convicted labels, next to none against the others."""
     finding = {"source": "mixture in penultimate", "suspects": 28, "own_content": False, "apart": 2.0}
-    finding |= {"foreign": 0.9, "held_out": 7, "generalises": 1.0}
+    finding |= {"held_out": 7, "generalises": 1.0, "turned": 0.1, "legible": 0.97, "p_turned": 0.9, "way": "bent" if case.bent else "added"}
     labels = []
     for label in range(case.classes):
         guilty, thin = label in convicted, label >= case.classes - case.thin
         share = 0.9 if guilty else 0.02 * (label % 5)
-        findings = (
-            []
-            if thin
-            else [{**finding, "foreign": share, "p_generalises": 3e-12 if guilty else 0.4, "turned": 0.1, "legible": 0.97, "p_turned": 0.9}]
-        )
+        told = finding | {"foreign": share, "p_generalises": 3e-12 if guilty else 0.4}
+        findings = [] if thin else [told]
         findings = [one | {"own_content": True, "turned": share} for one in findings] if case.own_content else findings
         labels.append(
             {

@@ -330,6 +330,13 @@ def test_a_signed_picture_is_grey_where_nothing_is_and_says_its_factor() -> None
     assert signed(np.zeros((1, 1, 1)))[0].tolist() == [[[128]]]
 
 
+@pytest.mark.parametrize("bent", [False, True])
+def test_a_displacement_is_drawn_where_bending_turned_most_images(tmp_path: Path, bent: bool) -> None:
+    page = page_of(tmp_path, Case(bent=bent))
+    assert ('class="mesh"' in page, "bent: pixels move by" in page) == (bent, bent)
+    assert ("of the pixels</figcaption>" in page) != bent
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_pasted_pattern_is_see_through_where_images_differ(channels: int) -> None:
     picture = with_opacity(np.full((channels, 1, 2), 200.0), np.array([[0.0, 1.0]]))

@@ -68,6 +68,7 @@ class Pattern:
     difference: np.ndarray  # float32 [C, H, W], signed, 255 is white: their mean less that of images alike
     weight: np.ndarray  # float32 [H, W] in [0, 1]: 1 where all show the same
     colour: np.ndarray  # float32 [C, H, W] in [0, 255]
+    displacement: np.ndarray  # float32 [2, g, g]: by how many rows and columns further off the pixels come from
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _patterns(path: Path) -> dict[int, Pattern]:
 
 
 def _pattern(tensors: dict[str, np.ndarray], label: str) -> Pattern:
-    return Pattern(*(tensors[f"{label}.{part}"] for part in ("difference", "weight", "colour")))
+    return Pattern(*(tensors[f"{label}.{part}"] for part in ("difference", "weight", "colour", "displacement")))
 
 
 def _history(path: Path) -> list[dict[str, float | None]]:

@@ -1,5 +1,6 @@
 """The section on the verdict: evidence per label, scores and curves, the flagged images, what they carry, before and after, controls."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -155,13 +156,19 @@ def triggers(evidence: Evidence) -> list[dict[str, Any]]:
     """Per convicted label, what its flagged images have in common, as pictures."""
     found = evidence.verdict["target_labels"]
     return [
-        {"label": evidence.description.class_names[label], **_pictures(evidence.patterns[label])}
+        {"label": evidence.description.class_names[label], **_pictures(evidence.patterns[label], bent=_is_bent(evidence.verdict, label))}
         for label in found[:MOST_TRIGGERS]
         if label in evidence.patterns
     ]
 
 
-def _pictures(pattern: Pattern) -> dict[str, Any]:
+def _is_bent(verdict: Mapping[str, Any], label: int) -> bool:
+    """Whether bending images turned more of them to the label than anything else did."""
+    findings = [one for group in verdict["labels"] if group["label"] == label for one in group["findings"]]
+    return bool(findings) and max(findings, key=lambda one: float(one["turned"]))["way"] == "bent"
+
+
+def _pictures(pattern: Pattern, *, bent: bool) -> dict[str, Any]:
     difference, factor = signed(pattern.difference)
     pasted = with_opacity(pattern.colour, pattern.weight)
     small = [shrink(picture[None], TRIGGER_SIDE)[0] for picture in (difference, pasted)]
@@ -170,7 +177,26 @@ def _pictures(pattern: Pattern) -> dict[str, Any]:
         "factor": factor,
         "pasted": data_uri(small[1], lossless=True) if pattern.weight.any() else None,
         "share": float((pattern.weight > 0).mean()),
+        "mesh": _mesh(pattern.displacement, pattern.weight.shape) if bent and pattern.displacement.any() else None,
+        "moved": float(np.hypot(*pattern.displacement).mean()),
     }
+
+
+def _mesh(displacement: np.ndarray, shape: tuple[int, ...]) -> Markup:
+    """A square net through the knots of a displacement, bent as images are, over the straight one."""
+    knots = displacement.shape[1]
+    rows, columns = (np.linspace(0, length - 1, knots) for length in shape)
+    straight = np.stack(np.meshgrid(rows, columns, indexing="ij"))
+    # What comes from further down is moved up.
+    nets = (("straight", straight), ("bent", straight - displacement))
+    threads = [
+        f'<polyline class="{name}" points="{" ".join(f"{x:.1f},{y:.1f}" for y, x in thread)}"/>'
+        for name, net in nets
+        for one in (net, net.swapaxes(1, 2))
+        for thread in one.transpose(1, 2, 0)
+    ]
+    box = f"{-0.08 * shape[1]:.1f} {-0.08 * shape[0]:.1f} {1.16 * shape[1]:.1f} {1.16 * shape[0]:.1f}"
+    return Markup(f'<svg class="mesh" viewBox="{box}" role="img" aria-label="how the images are bent">{"".join(threads)}</svg>')
 
 
 def variants(evidence: Evidence) -> list[dict[str, Any]]:
