@@ -80,7 +80,7 @@ def test_few_or_no_label_errors(tmp_path: Path) -> None:
 
 def test_of_many_classes_and_candidates_the_worst_are_shown_and_it_is_said(tmp_path: Path) -> None:
     text = text_of(section(page_of(tmp_path, Case(classes=200, training=4000, tests=400)), "label-errors"))
-    assert "These are 96 of 200." in text and "The next 72" in text
+    assert "These are 96 of 200." in text and "72 more" in text
     assert "Shown: 30 of 200 classes" in text
     assert "The 10 most frequent of 10 pairs." not in text
 

@@ -17,7 +17,7 @@ QUICK = {
 }
 ALL = {
     "download", "split", "poison", "train@clean", "train@poisoned", "train@cleansed", "train@perfect_filter", "train@random_filter",
-    "attack", "evaluate", "embed@clean", "embed@poisoned", "project@clean", "project@poisoned", "detect", "verdict@clean",
+    "attack", "evaluate", "evasion", "disparity", "embed@clean", "embed@poisoned", "project@clean", "project@poisoned", "detect", "verdict@clean",
     "verdict@poisoned", "cleanse", "controls", "label_errors", "explain", "assess", "report",
 }  # fmt: skip
 
