@@ -114,8 +114,8 @@ def _smooth(height: int, width: int) -> np.ndarray:
 def _displacement(group: np.ndarray, alike: np.ndarray, content: np.ndarray) -> np.ndarray:
     """How the group's images (float [n, C, H, W]) are bent against what is alike to each, in the mean of every content (int64 [n]).
 
-    Gauss–Newton on the squared difference (Lucas and Kanade 1981) with a ridge, all contents at once: one displacement float32 [2, g, g], zeros where it would
-    be a long one.
+    Gauss–Newton on the squared difference (Lucas and Kanade 1981) with a ridge, all contents at once: one displacement float32 [2, g, g],
+    zeros where it would be a long one.
     """
     shown, counts = np.unique(content, return_counts=True)
     bends, straight = (np.stack([images[content == one].mean(0) for one in shown]) for images in (group, alike))
