@@ -22,7 +22,7 @@ from wellcheck.samples import Description, Samples
 from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, put_on_trial
 from wellcheck.verdict.charges import FOREIGN, Accused, Finding, evidence_of, is_guilty
 from wellcheck.verdict.examination import Examination, apart, appeal, facing
-from wellcheck.verdict.refinement import carriers, separate, two_populations
+from wellcheck.verdict.refinement import NO_STAMP, separate, stamp_of, two_populations
 from wellcheck.verdict.transfer import Pattern, Transfer, bent, carried, common, try_on_others
 from wellcheck.verdict.witness import Witness, Witnesses
 
@@ -210,9 +210,18 @@ def test_one_sample_on_the_other_side_sets_nothing_apart() -> None:
 def test_an_odd_image_without_the_stamp_is_no_member() -> None:
     pattern = np.concatenate([np.full(80, 4.5), np.full(20, -0.2), np.full(900, -0.2)])
     members = np.arange(1000) < 100
-    np.testing.assert_array_equal(carriers(pattern, members), np.arange(1000) < 80)
+    stamp = stamp_of(pattern, members)
+    assert -0.2 < stamp.least < stamp.likely < 4.5
     smooth = np.random.default_rng(0).standard_normal(1000) + members
-    assert carriers(smooth, members).all() and carriers(np.zeros(1000), members).all()
+    for nothing in (stamp_of(smooth, members), stamp_of(np.zeros(1000), members), stamp_of(pattern, pattern > 9)):
+        assert nothing == NO_STAMP
+
+
+def test_a_stamp_is_known_though_most_of_those_it_is_sought_in_have_none() -> None:
+    rng = np.random.default_rng(1)
+    pattern = np.concatenate([rng.normal(4, 0.4, 100), rng.normal(-0.2, 0.2, 200), rng.normal(-0.2, 0.2, 1700)])
+    stamp = stamp_of(pattern, np.arange(2000) < 300)
+    np.testing.assert_array_equal(pattern > stamp.likely, np.arange(2000) < 100)
 
 
 def test_the_most_innocent_are_not_taken_for_members_of_the_wider_group() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit
@@ -20,7 +21,7 @@ REACH = 3.0  # ordinary margins: what is beyond says no more
 PASSES = 2  # fits of a posterior: the second knows the pattern of what the first one found
 STEPS = 50  # of a fit
 FREEDOM = 4.0  # degrees of freedom of a population: how many odd samples it has
-STAMP = 5.0  # standard deviations of carriers and others between the two
+STAMP = 3.0  # standard deviations of carriers and others between the two
 TINY = 1e-9
 LEAST_SPREAD = 0.02  # of a score of variance 1: added to every variance
 
@@ -61,6 +62,16 @@ def refine(
     return posteriors, reference, unseen
 
 
+class Stamp(NamedTuple):
+    """How much of a pattern sets members of a group apart from the rest of its label beyond doubt; minus infinity where none does."""
+
+    likely: float  # half-way between the two
+    least: float  # what ordinary images mostly stay below
+
+
+NO_STAMP = Stamp(-np.inf, -np.inf)
+
+
 @dataclass(frozen=True)
 class Judge:
     """What tells poison from the rest of a convicted label once there is a reference without most of it."""
@@ -79,13 +90,25 @@ class Judge:
         if not members.any() or members.all():
             return members
         margin = (self.reference.margins[rows] / self.reference.confident(self.ordinary)).clip(-REACH, REACH)
-        for _ in range(PASSES):
+        for turn in range(PASSES):
             found = members > 0.5
             scores = [separate(layer[rows], found) for layer in self.whitened.values()]
-            pattern = carried(self.train, rows, rows[found], self.reference, self.ordinary)
-            start = members * carriers(pattern, found)
-            members = two_populations(np.column_stack([*scores, pattern, -margin / max(margin.std(), 1e-9)]), start)
+            pattern, stamp = self._stamp(rows, found, doubtful=not turn)
+            start = members * (pattern > stamp.likely)
+            fitted = two_populations(np.column_stack([*scores, pattern, -margin / max(margin.std(), TINY)]), start)
+            members = fitted * (pattern > stamp.least)
         return members
+
+    def _stamp(self, rows: np.ndarray, members: np.ndarray, *, doubtful: bool) -> tuple[np.ndarray, Stamp]:
+        """What the members carry, float64 [n], and whether it is a stamp; where most of them may be none, by those who carry most."""
+        pattern = carried(self.train, rows, rows[members], self.reference, self.ordinary)
+        stamp = stamp_of(pattern, members)
+        if doubtful and stamp == NO_STAMP and pattern.any():
+            most = members & (pattern > _between(pattern[members]))
+            again = carried(self.train, rows, rows[most], self.reference, self.ordinary)
+            if stamp_of(again, members) != NO_STAMP:
+                return again, stamp_of(again, members)
+        return pattern, stamp
 
 
 def separate(values: np.ndarray, members: np.ndarray) -> np.ndarray:
@@ -106,22 +129,33 @@ def separate(values: np.ndarray, members: np.ndarray) -> np.ndarray:
         within = apart.T @ apart / len(apart)
         within += SHRINKAGE * np.eye(width) * max(np.trace(within) / width, 1e-12)
         found[out] = (values[out] - (middle[0] + middle[1]) / 2) @ np.linalg.solve(within, middle[0] - middle[1])
-    return np.asarray((found - found.mean()) / max(float(found.std()), 1e-9))
+    return np.asarray((found - found.mean()) / max(float(found.std()), TINY))
 
 
-def carriers(pattern: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Who may be a member by what it carries, bool [n]: everybody, unless some members carry so much more than the others do.
+def stamp_of(pattern: np.ndarray, members: np.ndarray) -> Stamp:
+    """Whether those of the members that carry most of a pattern are clearly apart from whoever is no member, and by how much.
 
     A stamp lies on all poison alike: then a member without it is an odd image of the label, and no poison. pattern: float [n], of variance
     1; members: bool [n].
     """
     if not members.any() or members.all() or not pattern.any():
-        return np.ones(len(pattern), bool)
-    high = pattern > (pattern[members].mean() + pattern[~members].mean()) / 2
-    if not (members & high).any():  # they carry less than the others
-        return np.ones(len(pattern), bool)
-    (top, above), (bottom, below) = _middle(pattern[members & high]), _middle(pattern[~members])
-    return high if top - bottom > STAMP * (above + below) else np.ones(len(pattern), bool)
+        return NO_STAMP
+    carrying = pattern[members & (pattern > _between(pattern[members]))]
+    if not len(carrying):
+        return NO_STAMP
+    (top, above), (bottom, below) = _middle(carrying), _middle(pattern[~members])
+    return Stamp((top + bottom) / 2, bottom + below) if top - bottom > STAMP * (above + below) else NO_STAMP
+
+
+def _between(values: np.ndarray) -> float:
+    """What parts values float [n] into the two clusters of 2-means."""
+    low, high = float(values.min()), float(values.max())
+    for _ in range(STEPS):
+        above = values > (low + high) / 2
+        if not above.any() or above.all():
+            break
+        low, high = float(values[~above].mean()), float(values[above].mean())
+    return (low + high) / 2
 
 
 def _middle(values: np.ndarray) -> tuple[float, float]:
