@@ -16,9 +16,10 @@ QUICK = {
     "points_per_map: 3000": "points_per_map: 300",
 }
 ALL = {
-    "download", "split", "poison", "train@clean", "train@poisoned", "train@cleansed", "train@perfect_filter", "train@random_filter",
-    "attack", "evaluate", "evasion", "disparity", "embed@clean", "embed@poisoned", "project@clean", "project@poisoned", "detect", "verdict@clean",
-    "verdict@poisoned", "cleanse", "controls", "label_errors", "explain", "assess", "report",
+    "download", "split", "poison", "train@clean", "train@poisoned", "train@cleansed", "train@perfect_filter",
+    "train@random_filter", "attack", "evaluate", "evasion", "disparity", "embed@clean", "embed@poisoned", "project@clean",
+    "project@poisoned", "detect", "verdict@clean", "verdict@poisoned", "cleanse", "controls", "label_errors", "explain", "assess",
+    "report",
 }  # fmt: skip
 
 
