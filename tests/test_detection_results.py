@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_totals_are_over_the_cells_whose_backdoor_works(folder: Path) -> None:
     page = tables(folder)
-    assert "5 of 6 cells were run, in 2 of them a backdoor works. CPU, 1 thread; commits `abcdef012345`." in page
+    assert "5 of 6 cells were run, in 2 of them a backdoor works. CPU, 1 thread; commits `abcdef012345` (5 cells)." in page
     assert "| average TPR | ≥ 98 % | 75.00 % |" in page
     assert "| average FPR | ≤ 0.05 % | 0.100 % |" in page
     assert "| right target named, and no other label | ≥ 95 % | 1 of 2 (50.0 %) |" in page

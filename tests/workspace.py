@@ -14,6 +14,12 @@ QUICK = {
     "limit: null": "limit: 400",
     "iterations: 300": "iterations: 50",
     "points_per_map: 3000": "points_per_map: 300",
+    "epochs: 10 ": "epochs: 1 ",  # of label_errors
+    "measured: 100": "measured: 20",
+    "steps: 32": "steps: 4",
+    "film: 60": "film: 3",
+    "steps: 40": "steps: 3",
+    "samples: 100 ": "samples: 30 ",
 }
 ALL = {
     "download", "split", "poison", "train@clean", "train@poisoned", "train@cleansed", "train@perfect_filter",

@@ -1,6 +1,6 @@
 """The tables of results/detection/: how much of what was planted the verdict finds, and what is left of the backdoor without it."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean
@@ -32,7 +32,7 @@ def tables(folder: Path) -> str:
 
 def _head(wanted: list[str], results: list[Result], working: list[Result]) -> str:
     devices = sorted({one["provenance"]["device"] for one in results})
-    commits = sorted({(one["provenance"]["git_commit"] or "unknown")[:12] for one in results})
+    commits = Counter((one["provenance"]["git_commit"] or "unknown")[:12] for one in results)
     return "\n".join(
         [
             "## The verdict: what it finds and what is left",
@@ -40,7 +40,7 @@ def _head(wanted: list[str], results: list[Result], working: list[Result]) -> st
             "`python benchmarks/detection.py`: 20,000 training images, no clean data, no rate, no target. A backdoor works from an attack "
             f"success of 50 % on; nobody is asked about one that does not. Seed 0 was looked at while the method was made, "
             f"seeds 1 and 2 were not. {len(results)} of {len(wanted)} cells were run, in {len(working)} of them a backdoor works. "
-            f"{', '.join(devices)}; commits {', '.join(f'`{one}`' for one in commits)}.",
+            f"{', '.join(devices)}; commits {', '.join(f'`{one}` ({count} cells)' for one, count in sorted(commits.items()))}.",
             "",
         ]
     )
