@@ -1,7 +1,7 @@
 """Explain the model: which pixels its answers hang on, by several methods, beside a model that has learnt nothing."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,10 @@ def main(train: Path, test: Path, model: Path, *, maps: Output, shown: Output, f
     pictures = methods.beside(subjects, tested.images[chosen.rows], chosen.explained)
     columns = _table(tested, answers, chosen)
     if settings.grey:
-        colourless, grey_test, grey_answers = _without_colours(known, tested, recipe, device)
+        colourless, grey_test, grey_answers, grey_mean = _without_colours(known, tested, recipe, device)
         said = {"colour": answers, "grey": grey_answers}
         found["grey"] = {name: explanations.accuracy(tested.labels, one, classes, confidence) for name, one in said.items()}
-        pictures["grey"] = methods.maps(colourless, grey_test.images[chosen.rows], chosen.explained)
+        pictures["grey"] = replace(methods, mean=grey_mean).maps(colourless, grey_test.images[chosen.rows], chosen.explained)
         columns |= {"grey_predicted": grey_answers.labels[chosen.rows], "grey_confidence": grey_answers.confidences[chosen.rows]}
     write_columns(shown, columns)
     _write(maps, {f"{name}/{method}": values for name, by_method in pictures.items() for method, values in by_method.items()})
@@ -67,14 +67,15 @@ def _table(tested: Samples, answers: Predictions, chosen: Shown) -> dict[str, np
 
 def _without_colours(
     known: Samples, tested: Samples, recipe: params.Train, device: torch.device
-) -> tuple[Classifier, Samples, Predictions]:
-    """The same network, trained by the same recipe on images without colours, and what it says of the test images without theirs."""
+) -> tuple[Classifier, Samples, Predictions, np.ndarray]:
+    """The same network, trained on images without colours; the test images without theirs, what it says of them, the mean training image."""
     grey_train, grey_test = explanations.in_grey(known), explanations.in_grey(tested)
     recipe = recipe.model_copy(update={"early_epochs": 0, "snapshots": 0})
     nobody = grey_train.take(np.empty(0, np.int64))
     checkpoint = cache_folder() / "checkpoints" / training.checkpoint_name(grey_train.digest(), "", recipe, device)
     trained = training.train(grey_train, nobody, recipe, device=device, checkpoint=checkpoint, title="without colours")
-    return trained.classifier, grey_test, predict(trained.classifier, grey_test.images, device=device, title="without colours")
+    answers = predict(trained.classifier, grey_test.images, device=device, title="without colours")
+    return trained.classifier, grey_test, answers, explanations.mean_image(grey_train.images)
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

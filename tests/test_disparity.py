@@ -63,3 +63,16 @@ def test_the_most_confused_come_first() -> None:
     confusion = np.array([[8, 2, 0], [30, 60, 10], [0, 0, 5]])
     assert confused_pairs(confusion, 2) == [Confusion(1, 0, 30, 0.3), Confusion(0, 1, 2, 0.2)]
     assert len(confused_pairs(confusion, 9)) == 3  # none that never happened
+
+
+@pytest.mark.parametrize(("classes", "order", "p_value"), [(4, [0, 1, 2, 3], 2 / 24), (5, [0, 1, 2, 4, 3], 10 / 120)])
+def test_the_p_value_of_a_correlation_over_few_classes_is_exact(classes: int, order: list[int], p_value: float) -> None:
+    first = counted(*((label + 1, 20) for label in range(classes)))
+    found = correlation(first, [first[place] for place in order])
+    assert found.p_value == pytest.approx(p_value)
+
+
+def test_few_expected_events_have_no_p_value() -> None:
+    few, many = counted((1, 30), (0, 30), (2, 30)), counted((10, 30), (0, 30), (20, 30))
+    assert disparity(few).chi_square is not None and disparity(few).p_value is None
+    assert disparity(many).p_value is not None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from wellcheck.errors import InputError
-from wellcheck.gradients import answers, as_pixels, by_image, ready
+from wellcheck.gradients import answers, as_pixels, by_image, ready, together
 from wellcheck.models import Classifier
 
 BATCH = 512  # images, or changed copies of them, in one pass
@@ -52,8 +52,8 @@ def integrated_gradients(
         origin = as_pixels(start[at : at + len(pixels)].copy(), device)  # a copy, for a broadcast array is not writable
         at += len(pixels)
         way, total = pixels - origin, torch.zeros_like(pixels)
-        together = max(1, BATCH // len(pixels))
-        for part in (path[first : first + together] for first in range(0, steps, together)):
+        at_once = max(1, together(pixels, BATCH) // len(pixels))
+        for part in (path[first : first + at_once] for first in range(0, steps, at_once)):
             points = torch.cat([origin + share * way for share, _ in part])
             slopes = _gradient(classifier, points, chosen.repeat(len(part))).unflatten(0, (len(part), -1))
             total += (slopes * torch.tensor([weight for _, weight in part], device=device)[:, None, None, None, None]).sum(0)
@@ -81,7 +81,7 @@ def occlusion(
         before = _logit(classifier(pixels), chosen)
         less = torch.zeros(len(corners), len(pixels), device=device)  # a patch that is black already takes nothing: nobody is asked
         lit = torch.stack([_square(pixels, corner, patch).amax((1, 2, 3)) > 0 for corner in corners])
-        for pairs in lit.nonzero().split(BATCH):
+        for pairs in lit.nonzero().split(together(pixels, BATCH)):
             places, rows = pairs.T
             changed = pixels[rows].masked_fill_(_inside(torch.tensor(corners, device=device)[places], patch, pixels), 0)
             less[places, rows] = before[rows] - _logit(classifier(changed), chosen[rows])
@@ -179,8 +179,9 @@ def _batches(
     if len(labels) != len(images) or (len(labels) and labels.min() < 0):
         raise InputError(f"attributions: {len(images)} images need as many labels from 0 on, found {len(labels)}")
     ready(classifier, device)
-    for start in range(0, len(images), BATCH):
-        part = slice(start, start + BATCH)
+    size = together(images, BATCH)
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
         yield as_pixels(images[part], device), torch.from_numpy(labels[part]).to(device)
 
 

@@ -8,6 +8,7 @@ from wellcheck.metrics import Interval, proportion_interval
 
 # scipy.stats is imported where it is used, as in metrics.py: most stages do without.
 
+PERMUTATIONS = 9999  # of a rank correlation, where there are more
 LEAST_CLASSES = 4  # of a rank correlation: three agree by chance once in six times
 
 
@@ -39,7 +40,7 @@ class Disparity:
     highest: int | None  # the class with the largest rate
     lowest: int | None
     chi_square: float | None  # Pearson's, of events against classes
-    p_value: float | None  # of so much if all classes had one rate
+    p_value: float | None  # of so much if all classes had one rate; None where too few events are expected to tell
 
 
 def disparity(classes: list[ClassRate]) -> Disparity:
@@ -53,12 +54,14 @@ def disparity(classes: list[ClassRate]) -> Disparity:
     highest, lowest = int(shares.argmax()), int(shares.argmin())
     table = np.array([[one.events, one.samples - one.events] for _, one in known])
     tested = None if (table.sum(0) == 0).any() else chi2_contingency(table, correction=False)  # nothing, or all: no table to test
+    # Cochran's rule: with fewer expected the statistic is not distributed as its name says.
+    few = tested is not None and bool((tested.expected_freq < 1).any() or (tested.expected_freq < 5).mean() > 0.2)
     return Disparity(
         float(shares[highest] - shares[lowest]),
         known[highest][0],
         known[lowest][0],
         float(tested.statistic) if tested else None,
-        float(tested.pvalue) if tested else None,
+        float(tested.pvalue) if tested and not few else None,
     )
 
 
@@ -76,10 +79,17 @@ def correlation(one: list[ClassRate], other: list[ClassRate]) -> Correlation:
     pairs = [(first.rate, second.rate) for first, second in zip(one, other, strict=True) if first.samples and second.samples]
     if len(pairs) < LEAST_CLASSES or any(len(set(column)) == 1 for column in zip(*pairs, strict=True)):
         return Correlation(None, None, len(pairs))
-    from scipy.stats import spearmanr
+    from scipy.stats import permutation_test, rankdata
 
-    found = spearmanr(*zip(*pairs, strict=True))
-    return Correlation(float(found.statistic), float(found.pvalue), len(pairs))
+    first, second = (rankdata(column) - (len(pairs) + 1) / 2 for column in zip(*pairs, strict=True))
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+
+    def rho(ranks: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray((ranks * second).sum(axis) / scale)
+
+    # By permutations, of which few classes have so few that all are tried: the usual approximation says p = 0 of four classes in one order.
+    tested = permutation_test((first,), rho, permutation_type="pairings", n_resamples=PERMUTATIONS, vectorized=True, random_state=0)
+    return Correlation(float(tested.statistic), float(tested.pvalue), len(pairs))
 
 
 @dataclass(frozen=True)

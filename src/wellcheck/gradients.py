@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier
 
+PIXELS = 512 * 32 * 32  # of all images in one pass
 FEW_CHANNELS = 4  # that a convolution reads: for so few, PyTorch's gradient by the image is slow on CPUs
 
 
@@ -34,6 +35,11 @@ def answers(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
     with OnlyByImage() if images.device.type == "cpu" else nullcontext():
         logits: torch.Tensor = classifier(images).float()
     return logits
+
+
+def together(images: np.ndarray | torch.Tensor, most: int) -> int:
+    """How many of images [N, C, H, W] go into one pass, at most so many: what a gradient needs is kept for each, and grows with it."""
+    return max(1, min(most, PIXELS // int(np.prod(images.shape[2:]))))
 
 
 def by_image(scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

@@ -136,7 +136,7 @@ class Train(Section):
     augment: bool  # random horizontal flips, and shifts by up to an eighth of the side
     schedule: Literal["constant", "one_cycle"]  # one_cycle: the learning rate rises over the first fifth of the steps, then falls to zero
     early_epochs: Annotated[int, Field(ge=0)]  # after so many of the first, each training sample's loss is kept
-    snapshots: Annotated[int, Field(ge=0)]  # so many states of the weights, evenly spread over the epochs, are kept
+    snapshots: Annotated[int, Field(ge=0, le=100)]  # so many states of the weights, evenly spread over the epochs, are kept
     seed: Seed
 
 
@@ -198,7 +198,7 @@ class Explain(Section):
 
     images: Annotated[int, Field(ge=1, le=50)]  # test images answered rightly, the classes in turn
     pairs: Annotated[int, Field(ge=0, le=20)]  # of classes, the most confused ones
-    measured: Annotated[int, Field(ge=2)]  # test images, the classes in turn, over which figures are taken
+    measured: Annotated[int, Field(ge=2, le=10_000)]  # test images, the classes in turn, over which figures are taken
     patch: Count | None  # pixels a side of the square that occlusion blackens; null: a seventh of the image's shorter side
     stride: Count | None  # pixels between two such squares; null: half of one
     steps: Count  # points on the path of integrated gradients
@@ -233,7 +233,8 @@ class Evasion(Section):
             (self.epsilons, "epsilons"),
             (self.epsilons_l2, "epsilons_l2"),
         ):
-            if len(set(values)) < len(values):
+            # Sizes are told apart by six digits wherever they name something.
+            if len({f"{value:g}" if isinstance(value, float) else value for value in values}) < len(values):
                 raise ValueError(f"evasion.{name}: found {values}, expected each once")
         if "untargeted" not in self.goals:
             raise ValueError(f"evasion.goals: found {self.goals}, expected untargeted among them: it is what accuracy under attack means")

@@ -18,7 +18,7 @@ from wellcheck.evasion.norms import L2, LINF, Norm
 from wellcheck.evasion.pgd import pgd_l2, pgd_linf
 from wellcheck.evasion.square import square
 from wellcheck.evasion.victim import Victim
-from wellcheck.gradients import as_pixels
+from wellcheck.gradients import as_pixels, together
 from wellcheck.models import Classifier
 from wellcheck.params import AttackName, GoalName
 from wellcheck.progress import progress
@@ -53,7 +53,7 @@ class Attacked:
     """What became of N images at one epsilon."""
 
     epsilon: float
-    images: np.ndarray  # float32 [N, C, H, W] in [0, 1]
+    images: np.ndarray  # float32 [N, C, H, W] in [0, 1], or of those that were to be kept
     target: np.ndarray  # int64 [N]: the label to get; −1: any other than before
     label_before: np.ndarray  # int64 [N]
     label_after: np.ndarray  # int64 [N]
@@ -79,11 +79,12 @@ def attack(
     budget: Budget,
     device: torch.device,
     seed: int,
+    keep: np.ndarray | None = None,
 ) -> list[Attacked]:
     """Change images uint8 [N, C, H, W] at every epsilon (in units of white); one forward pass and one gradient serve all of them.
 
-    goal: see `set_task`. Raises InputError on images that are no bytes, an epsilon out of range, a target that is no class, a model in
-    train mode, a model of one class, and gradients or logits that are no numbers.
+    goal: see `set_task`; keep: bool [N], whose changed images are returned (all). Raises InputError on images that are no bytes, an epsilon
+    out of range, a target that is no class, a model in train mode, a model of one class, and gradients or logits that are no numbers.
     """
     chosen = ATTACKS[name]
     largest = chosen.norm.largest(int(np.prod(images.shape[1:])))
@@ -96,14 +97,17 @@ def attack(
     aims, generator = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
     found: list[list[tuple[torch.Tensor, ...]]] = [[] for _ in epsilons]
     with progress(f"{name}, {goal}", len(images), "images") as advance:
-        for start in range(0, max(len(images), 1), BATCH):
-            clean = as_pixels(images[start : start + BATCH], device)
+        size = together(images, BATCH)
+        for start in range(0, max(len(images), 1), size):
+            clean = as_pixels(images[start : start + size], device)
+            kept = slice(None) if keep is None else torch.from_numpy(keep[start : start + size]).to(device)
             batch = Batch(victim, clean, *victim.begin(clean, lambda logits: set_task(goal, logits, aims)), budget, generator)
             for place, epsilon in enumerate(epsilons):
-                found[place].append(_outcome(batch, chosen.run(batch, epsilon), chosen.norm))
+                changed, *columns = _outcome(batch, chosen.run(batch, epsilon), chosen.norm)
+                found[place].append((changed[kept].cpu(), *columns))
             advance(len(clean))
-    columns = [[torch.cat(column).numpy() for column in zip(*parts, strict=True)] for parts in found]
-    return [Attacked(epsilon, *column) for epsilon, column in zip(epsilons, columns, strict=True)]
+    tables = [[torch.cat(column).numpy() for column in zip(*parts, strict=True)] for parts in found]
+    return [Attacked(epsilon, *table) for epsilon, table in zip(epsilons, tables, strict=True)]
 
 
 def sign_images(classifier: Classifier, images: np.ndarray, device: torch.device) -> np.ndarray:
@@ -111,8 +115,9 @@ def sign_images(classifier: Classifier, images: np.ndarray, device: torch.device
     make_repeatable(device)
     victim, aims = Victim(classifier, device), torch.Generator()
     signs = []
-    for start in range(0, len(images), BATCH):
-        _, slope = victim.begin(as_pixels(images[start : start + BATCH], device), lambda logits: set_task("untargeted", logits, aims))
+    size = together(images, BATCH)
+    for start in range(0, len(images), size):
+        _, slope = victim.begin(as_pixels(images[start : start + size], device), lambda logits: set_task("untargeted", logits, aims))
         signs.append(((1 + slope.gradient.sign()) / 2).cpu().numpy())
     return np.concatenate(signs) if signs else np.empty(images.shape, np.float32)
 
@@ -122,5 +127,5 @@ def _outcome(batch: Batch, images: torch.Tensor, norm: Norm) -> tuple[torch.Tens
     labels = [one.argmax(1) for one in logits]
     confidences = [one.softmax(1).gather(1, label[:, None])[:, 0] for one, label in zip(logits, labels, strict=True)]
     target = batch.task.labels if batch.task.targeted else torch.full_like(batch.task.labels, -1)
-    columns = (images, target, *labels, *confidences, norm.size(images - batch.clean))
-    return tuple(column.cpu() for column in columns)
+    columns = (target, *labels, *confidences, norm.size(images - batch.clean))
+    return (images, *(column.cpu() for column in columns))

@@ -33,10 +33,10 @@ class Campaign:
         tables, pictures = [], {}
         for name in self.settings.attacks:
             for goal in goals:
-                for one in self._attack(classifier, name, goal):
+                for one in self._attack(classifier, name, goal, kept):
                     tables.append(self._table(variant, name, goal, one))
                     if goal == "untargeted":
-                        pictures[image_name(variant, name, one.epsilon)] = torch.from_numpy(one.images[kept])
+                        pictures[image_name(variant, name, one.epsilon)] = torch.from_numpy(one.images)
         signs = sign_images(classifier, images, self.device)
         pictures[image_name(variant, SIGN_ALONE, np.nan)] = torch.from_numpy(signs[kept])
         before = predict(classifier, images, device=self.device, title=f"{variant}, as they are")
@@ -48,12 +48,19 @@ class Campaign:
         )
         return {column: np.concatenate([table[column] for table in tables]) for column in tables[0]}, pictures
 
-    def _attack(self, classifier: Classifier, name: AttackName, goal: GoalName) -> list[Attacked]:
+    def _attack(self, classifier: Classifier, name: AttackName, goal: GoalName, kept: np.ndarray) -> list[Attacked]:
         chosen = self.settings
         budget = Budget(steps=chosen.steps, restarts=chosen.restarts, queries=chosen.queries)
-        sizes = chosen.sizes(name)
         return attack(
-            classifier, self.chosen.images, name=name, goal=goal, epsilons=sizes, budget=budget, device=self.device, seed=chosen.seed
+            classifier,
+            self.chosen.images,
+            name=name,
+            goal=goal,
+            epsilons=chosen.sizes(name),
+            budget=budget,
+            device=self.device,
+            seed=chosen.seed,
+            keep=kept,
         )
 
     def _table(self, variant: str, name: str, goal: GoalName, one: Attacked) -> Columns:

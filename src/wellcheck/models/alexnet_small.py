@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky, Sutskever and Hinton 2012) for small images, without its last poolings, as article A4 has it on Fashion-MNIST.
+"""AlexNet (as Krizhevsky 2014, arXiv 1404.5997, has it) for small images, without its last poolings, as article A4 has it on Fashion-MNIST.
 
 Its five convolutions have AlexNet's widths; the first is 5×5 with stride 2 instead of 11×11 with stride 4. On 28×28 pixels the convolutions
 end in AlexNet's own 256×6×6 values; the two hidden layers are 1,024 wide instead of 4,096: 12.9 million parameters, most of them there.

@@ -40,26 +40,26 @@ MOST_CLASSES = 24  # with bars
 WHOLE = 1 << 16  # pixels a side, which no image has
 
 
-def evasion(evidence: Evidence, params: Params) -> dict[str, Any]:
+def evasion(evidence: Evidence, params: Params, *, most_shown: int) -> dict[str, Any]:
     """What the section shows, by part."""
     figures, disparity = read_json(evidence.files.evasion), read_json(evidence.files.disparity)
     return {
-        "figures": figures,
         "summary": _summary(figures),
         "charts": list(_charts(figures, params)),
         "kept": _kept(figures),
-        "examples": _examples(evidence, figures),
+        "examples": _examples(evidence, figures, most_shown),
         "alone": figures.get("fgsm", {}).get(SIGN_ALONE),
         "disparity": _disparity(evidence, disparity, params),
     }
 
 
 def _summary(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The strongest attack at the smallest and the largest size, and the noise control at the largest, all by L∞ if there is one."""
-    in_reach = [name for name in figures if name not in L2_ATTACKS] or list(figures)
-    attacks = [name for name in in_reach if not name.startswith("noise")]
-    noise = next((name for name in in_reach if name.startswith("noise")), None)
-    strongest = max(attacks or in_reach, key=lambda name: figures[name]["success_rate"][-1])
+    """The strongest attack at the largest size, by L∞ if there is one, and noise of that size beside it."""
+    attacks = [name for name in figures if not name.startswith("noise")]
+    in_reach = [name for name in attacks if name not in L2_ATTACKS] or attacks or list(figures)
+    strongest = max(in_reach, key=lambda name: figures[name]["success_rate"][-1])
+    controls = [name for name in figures if name.startswith("noise") and (name in L2_ATTACKS) == (strongest in L2_ATTACKS)]
+    noise = controls[0] if controls and controls[0] != strongest else None
     control = figures[noise]["success_rate"][-1] if noise else None
     return {"attack": WORDS[strongest], **figures[strongest], "noise": control, "l2": strongest in L2_ATTACKS}
 
@@ -97,8 +97,8 @@ def _kept(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _examples(evidence: Evidence, figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """By attack: an image, what is added to it and what it becomes, with what both models make of each."""
+def _examples(evidence: Evidence, figures: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
+    """By attack, at most so many times: an image, what is added to it and what it becomes, with what both models make of each."""
     kept, table = _changed(evidence), read_columns(evidence.files.evasion_outcomes)
     shown = kept["sample_id"]
     if not len(shown):
@@ -113,7 +113,7 @@ def _examples(evidence: Evidence, figures: Mapping[str, Any]) -> list[dict[str, 
         after = kept[image_name("trained", name, epsilon)]
         answers = {model: _answers(table, shown, model, name, epsilon) for model in MODELS}
         rows = []
-        for row, label in enumerate(labels.tolist()):
+        for row, label in enumerate(labels[:most].tolist()):
             change, factor = (signs[row], None) if name == "fgsm" else signed(after[row] * 255 - before[row])
             rows.append(
                 {

@@ -45,6 +45,7 @@ def explanations(evidence: Evidence, *, most: int) -> dict[str, Any]:
         "pairs": [
             {**pair, **{key: names[pair[key]] for key in ("label", "taken_for")}, "rows": [row for row in rows if row["pair"] == number]}
             for number, pair in enumerate(found["pairs"])
+            if any(row["pair"] == number for row in rows)
         ],
         "film": _film(evidence, table),
         "border": _border(found["border"], names),

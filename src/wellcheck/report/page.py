@@ -31,13 +31,14 @@ MOST_OUTLIERS = 1500  # thumbnails on the page, over all labels and detectors
 
 
 def render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], experiment: Experiment | None) -> str:
-    """The whole page as one self-contained HTML text of at most 10 MB: where it would be larger, fewer images are shown."""
+    """The whole page as one self-contained HTML text of at most 10 MB: where it would be larger, fewer images are shown, at least one."""
     shown, most_flagged = params.report, MOST_FLAGGED
     while True:
         page = _render(evidence, params.model_copy(update={"report": shown}), provenance, experiment, most_flagged)
-        if len(page.encode()) <= MOST_BYTES:
-            return page
         fewer = {name: max(1, getattr(shown, name) // 2) for name in ("points_per_map", "outliers_per_label", "images_per_grid")}
+        least = most_flagged == 1 and all(getattr(shown, name) == 1 for name in fewer)
+        if len(page.encode()) <= MOST_BYTES or least:
+            return page
         shown, most_flagged = shown.model_copy(update=fewer), max(1, most_flagged // 2)
 
 
@@ -55,7 +56,7 @@ def _render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], e
         "outliers": outliers(evidence, params),
         "label_errors": label_errors(evidence, most=most_flagged),
         "explanations": explanations(evidence, most=most_flagged),
-        "evasion": evasion(evidence, params),
+        "evasion": evasion(evidence, params, most_shown=most_flagged),
         "article": beside_article(evidence, params, experiment),
     }
     template = environment().get_template("report.html.j2")
