@@ -84,7 +84,7 @@ class Judge:
     def posterior(self, rows: np.ndarray, suspects: np.ndarray) -> np.ndarray:
         """Of all samples of a label, float64 [n]: the layers, the reference's margin, and what the suspects carry, together.
 
-        suspects: bool [n], most of which are poison.
+        suspects: bool [n], some of which are poison.
         """
         members: np.ndarray = suspects.astype(np.float64)
         if not members.any() or members.all():

@@ -182,7 +182,7 @@ def _bendings(images: np.ndarray, alike: np.ndarray, fold: np.ndarray, content: 
 
 
 def _beyond(means: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Means shrunk to what chance, of this variance, leaves of them: the positive-part estimator of James and Stein 1961, per pixel."""
+    """Means shrunk to what chance, of this variance, leaves of them: the non-negative garrote (Breiman 1995), per pixel."""
     shrunk: np.ndarray = means * np.maximum(0, 1 - CHANCE**2 * variance / np.maximum(means**2, TINY))
     return shrunk
 
@@ -211,7 +211,9 @@ def try_on_others(pattern: Pattern, label: int, images: np.ndarray, suspected: W
         return Transfer(pattern, 0.0, 0.0, 0)
     ways = [("added", pattern.add(images, 1.0))]
     if harder:
-        ways += [("added", pattern.add(images, STRONGER)), ("bent", pattern.bend(images, BENT))]
+        ways.append(("added", pattern.add(images, STRONGER)))
+    if harder and pattern.displacement.any():
+        ways.append(("bent", pattern.bend(images, BENT)))
     if harder and pattern.weight.any():
         ways.append(("pasted", pattern.paste(images)))
     content = reference.answers(images)
