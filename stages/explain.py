@@ -68,7 +68,7 @@ def _table(tested: Samples, answers: Predictions, chosen: Shown) -> dict[str, np
 def _without_colours(
     known: Samples, tested: Samples, recipe: params.Train, device: torch.device
 ) -> tuple[Classifier, Samples, Predictions, np.ndarray]:
-    """The same network, trained on images without colours; the test images without theirs, what it says of them, the mean training image."""
+    """The same network, trained on images without colours; the test images, what it says of them, the mean training image."""
     grey_train, grey_test = explanations.in_grey(known), explanations.in_grey(tested)
     recipe = recipe.model_copy(update={"early_epochs": 0, "snapshots": 0})
     nobody = grey_train.take(np.empty(0, np.int64))
