@@ -87,7 +87,13 @@ class Project:
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        self.environment = {**os.environ, "PATH": path, "WELLCHECK_CACHE": str(cache), "PYTHONPATH": str(folder / "src"), "COLUMNS": "10000"}
+        self.environment = {
+            **os.environ,
+            "PATH": path,
+            "WELLCHECK_CACHE": str(cache),
+            "PYTHONPATH": str(folder / "src"),
+            "COLUMNS": "10000",
+        }
         self.environment.pop("WELLCHECK_MIRROR", None)
 
     def run(self, *command: str, fails: bool = False) -> str:
