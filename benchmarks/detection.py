@@ -40,10 +40,7 @@ RECIPE: dict[str, Any] = {
     "batch_size": 128,
     "learning_rate": 1e-3,
     "precision": "auto",
-    "augment": False,
-    "schedule": "constant",
     "early_epochs": 5,
-    "snapshots": 0,
 }
 LAYERS: tuple[params.LayerName, ...] = ("pixels", "feature_map", "penultimate")
 NEEDS_A_MAP, TAKES_LONG = "centroid_tsne", "trigger_inversion"  # detectors: one is not asked, one in few cells
@@ -104,7 +101,7 @@ class Cell:
     def recipe(self) -> params.Train:
         """How every model of this cell is trained: until the data set is learnt and a backdoor takes hold."""
         quick = self.dataset == "mnist" or self.rate >= 0.05
-        return params.Train(**(RECIPE | {"seed": self.seed, "epochs": 30 if self.poison in SLOW else 10 if quick else 20}))
+        return params.Train.plain(**(RECIPE | {"seed": self.seed, "epochs": 30 if self.poison in SLOW else 10 if quick else 20}))
 
 
 def grid() -> Iterator[Cell]:
@@ -180,11 +177,7 @@ class Bench:
 
     def train(self, samples: Samples, title: str) -> training.Trained:
         """Train the cell's network; taken up from the cache if it was interrupted."""
-        nobody = samples.take(np.empty(0, np.int64))
-        name = training.checkpoint_name(samples.digest(), "", self.recipe, self.device)
-        return training.train(
-            samples, nobody, self.recipe, device=self.device, checkpoint=cache_folder() / "checkpoints" / name, title=title
-        )
+        return training.train_again(samples, self.recipe, device=self.device, cache=cache_folder() / "checkpoints", title=title)
 
     def figures(self, classifier: Classifier) -> dict[str, float | None]:
         """Accuracy and attack success on the test set."""

@@ -55,11 +55,6 @@ RECIPE: dict[str, Any] = {
     "epochs": 3,
     "batch_size": 64,
     "learning_rate": 1e-3,
-    "precision": "float32",
-    "augment": False,
-    "schedule": "constant",
-    "early_epochs": 0,
-    "snapshots": 0,
     "seed": 0,
 }
 
@@ -102,11 +97,9 @@ def main() -> None:
 
 def trained(train: Samples, name: params.ModelName) -> Classifier:
     """A network with frozen weights; from the cache if it was trained before."""
-    samples, nobody = train.take(np.arange(TRAINING_IMAGES)), train.take(np.empty(0, np.int64))
-    recipe = params.Train(model=name, **RECIPE)
-    checkpoint = cache_folder() / "benchmarks" / training.checkpoint_name(samples.digest(), "", recipe, CPU)
-    classifier = training.train(samples, nobody, recipe, device=CPU, checkpoint=checkpoint, title=name).classifier
-    return classifier.requires_grad_(False)
+    samples, recipe = train.take(np.arange(TRAINING_IMAGES)), params.Train.plain(model=name, **RECIPE)
+    found = training.train_again(samples, recipe, device=CPU, cache=cache_folder() / "benchmarks", title=name)
+    return found.classifier.requires_grad_(False)
 
 
 def attacks(classifier: Classifier, images: np.ndarray, epsilon: float, rounds: int) -> dict[str, dict[str, Any]]:

@@ -10,8 +10,6 @@ after each of them, and a cell that stands there is not run again.
 """
 
 import argparse
-import hashlib
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -23,10 +21,9 @@ from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 from detection import read
 
-from wellcheck import label_errors, metrics, params, training
-from wellcheck.artifacts import cache_folder, read_json, replacing, write_json
+from wellcheck import label_errors, metrics, params, second_opinions
+from wellcheck.artifacts import cache_folder, read_json, write_json
 from wellcheck.models import device_name, pick_device
-from wellcheck.predictions import predict
 from wellcheck.samples import Samples
 
 RESULT = Path("results/benchmarks/label_errors.json")
@@ -37,11 +34,6 @@ RECIPE: dict[str, Any] = {
     "epochs": 4,  # a network that is trained for long learns wrong labels by heart
     "batch_size": 64,
     "learning_rate": 1e-3,
-    "precision": "float32",
-    "augment": False,
-    "schedule": "constant",
-    "early_epochs": 0,
-    "snapshots": 0,
 }
 OURS = "ours"
 FIGURES = ("auroc", "average_precision")
@@ -94,33 +86,9 @@ def mislabel(train: Samples, share: float, seed: int) -> tuple[np.ndarray, np.nd
 
 
 def answers(samples: Samples, seed: int, device: torch.device) -> np.ndarray:
-    """Out-of-sample probabilities float32 [N, K]; from the cache if the same networks have answered before."""
-    recipe = params.Train(**RECIPE, seed=seed)
-    key = hashlib.sha256(f"{samples.digest()} {RECIPE} {seed} {FOLDS}".encode()).hexdigest()[:32]
-    path = cache_folder() / "benchmarks" / f"{key}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = label_errors.out_of_sample(
-            samples.labels,
-            len(samples.description.class_names),
-            folds=FOLDS,
-            seed=seed,
-            answer=lambda inside, outside, fold: _fold(samples, inside, outside, f"fold {fold}", recipe, device),
-        )
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, found)
-    probabilities: np.ndarray = np.load(path)
-    return probabilities
-
-
-def _fold(samples: Samples, inside: np.ndarray, outside: np.ndarray, title: str, recipe: params.Train, device: torch.device) -> np.ndarray:
-    nobody = samples.take(np.empty(0, np.int64))
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "model.safetensors"
-        trained = training.train(samples.take(inside), nobody, recipe, device=device, checkpoint=checkpoint, title=title)
-    log_probabilities = predict(trained.classifier, samples.images[outside], device=device, title=title).log_probabilities
-    probabilities: np.ndarray = np.exp(log_probabilities)
-    return probabilities
+    """Out-of-sample probabilities float32 [N, K]; networks that were trained before are taken from the cache."""
+    recipe, settings = params.Train.plain(**RECIPE, seed=seed), params.LabelErrors(folds=FOLDS, epochs=None, samples=None, seed=seed)
+    return second_opinions.hear(samples, recipe, settings, device=device, cache=cache_folder() / "benchmarks")
 
 
 def ours(labels: np.ndarray, probabilities: np.ndarray) -> label_errors.LabelErrors:

@@ -33,18 +33,7 @@ from wellcheck.samples import Description, Samples
 
 RESULT = Path("results/benchmarks/training.json")
 IMAGES = 40_000
-RECIPE = params.Train(
-    model="residual_cnn",
-    epochs=1,
-    batch_size=4096,
-    learning_rate=1e-3,
-    precision="float32",
-    augment=False,
-    schedule="constant",
-    early_epochs=0,
-    snapshots=0,
-    seed=0,
-)
+RECIPE = params.Train.plain(model="residual_cnn", epochs=1, batch_size=4096, learning_rate=1e-3, seed=0)
 # Multiply-adds of one image: forward 2 convolutions and a linear layer; backward twice that, without the gradient of the input.
 CONVOLUTION = 28 * 28 * 8 * 25
 LINEAR = 784 * 10

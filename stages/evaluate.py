@@ -30,15 +30,8 @@ def main(test: Path, outcomes: Path, models: list[Path], *, predictions: Output,
 
 
 def _figures(known: Samples, predicted: Predictions, confidence: float) -> dict[str, object]:
-    counts = metrics.confusion_matrix(known.labels, predicted.labels, len(known.description.class_names))
-    right = int(counts.trace())
-    return {
-        "samples": len(known),
-        "accuracy": right / len(known),
-        "accuracy_interval": metrics.proportion_interval(right, len(known), confidence),
-        "log_loss": predicted.log_loss(known.labels),
-        "per_class": {"recall": metrics.recall(counts), "precision": metrics.precision(counts)},
-    }
+    found = metrics.classification(known.labels, predicted.labels, len(known.description.class_names), confidence)
+    return {**found, "log_loss": predicted.log_loss(known.labels)}
 
 
 def _backdoor(known: Samples, attacked: Columns, variant: str, confidence: float) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wellcheck import explanations, film, params, samples, stage, training
+from wellcheck import explanations, film, metrics, params, samples, stage, training
 from wellcheck.artifacts import cache_folder, replacing, write_columns, write_json
 from wellcheck.explanations import Methods, Shown, Subjects
 from wellcheck.models import Classifier, build, device_name, pick_device, storage
@@ -40,7 +40,7 @@ def main(train: Path, test: Path, model: Path, *, maps: Output, shown: Output, f
     if settings.grey:
         colourless, grey_test, grey_answers, grey_mean = _without_colours(known, tested, recipe, device)
         said = {"colour": answers, "grey": grey_answers}
-        found["grey"] = {name: explanations.accuracy(tested.labels, one, classes, confidence) for name, one in said.items()}
+        found["grey"] = {name: metrics.classification(tested.labels, one.labels, classes, confidence) for name, one in said.items()}
         pictures["grey"] = replace(methods, mean=grey_mean).maps(colourless, grey_test.images[chosen.rows], chosen.explained)
         columns |= {"grey_predicted": grey_answers.labels[chosen.rows], "grey_confidence": grey_answers.confidences[chosen.rows]}
     write_columns(shown, columns)
@@ -70,10 +70,8 @@ def _without_colours(
 ) -> tuple[Classifier, Samples, Predictions, np.ndarray]:
     """The same network, trained on images without colours; the test images, what it says of them, the mean training image."""
     grey_train, grey_test = explanations.in_grey(known), explanations.in_grey(tested)
-    recipe = recipe.model_copy(update={"early_epochs": 0, "snapshots": 0})
-    nobody = grey_train.take(np.empty(0, np.int64))
-    checkpoint = cache_folder() / "checkpoints" / training.checkpoint_name(grey_train.digest(), "", recipe, device)
-    trained = training.train(grey_train, nobody, recipe, device=device, checkpoint=checkpoint, title="without colours")
+    cache = cache_folder() / "checkpoints"
+    trained = training.train_again(grey_train, recipe.unrecorded(), device=device, cache=cache, title="without colours")
     answers = predict(trained.classifier, grey_test.images, device=device, title="without colours")
     return trained.classifier, grey_test, answers, explanations.mean_image(grey_train.images)
 

@@ -172,7 +172,7 @@ def write_explanations(files: Files, test: Samples, case: Case, rng: np.random.G
     pairs = [{"label": 0, "taken_for": 1, "count": 2, "share": 0.2}]
     write_json(files.explanations, figures | {"border": border, "completeness": {"integrated_gradients": gap}, "pairs": pairs})
     frames, sure = rng.normal(size=(4, 2, *case.shape)).astype(np.float16), np.full((4, 2), 0.1, np.float32)
-    save_file({"maps": frames, "probability": sure, "rows": np.arange(2), "losses": np.ones(3, np.float32)}, files.film)
+    save_file({"maps": frames, "probability": sure, "rows": np.arange(2), "losses": np.array([2.3, 1.7, 1.15], np.float32)}, files.film)
 
 
 def write_models(files: Files, test: Samples, attacked: Samples, case: Case) -> None:
@@ -257,6 +257,7 @@ def said(case: Case, flagged: int, convicted: list[int]) -> dict[str, Any]:
     """verdict.json: strong evidence against the convicted labels, next to none against the others."""
     finding = {"source": "mixture in penultimate", "suspects": 28, "own_content": False, "apart": 2.0}
     finding |= {"held_out": 7, "generalises": 1.0, "turned": 0.1, "legible": 0.97, "p_turned": 0.9, "way": "bent" if case.bent else "added"}
+    finding |= {"searched": 0, "marked": 0.0, "p_marked": 1.0}
     labels = []
     for label in range(case.classes):
         guilty, thin = label in convicted, label >= case.classes - case.thin

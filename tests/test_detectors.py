@@ -85,18 +85,7 @@ def backdoored() -> tuple[Case, np.ndarray]:
     images[poisoned, :, -3:, -3:] = 255
     labels = np.where(poisoned, TARGET, labels)
     known = Samples(np.arange(300), images, labels, Description(tuple("abcd"), "made here"))
-    recipe = params.Train(
-        model="two_conv_cnn",
-        epochs=12,
-        batch_size=30,
-        learning_rate=0.002,
-        precision="float32",
-        augment=False,
-        schedule="constant",
-        early_epochs=4,
-        snapshots=0,
-        seed=0,
-    )
+    recipe = params.Train.plain(model="two_conv_cnn", epochs=12, batch_size=30, learning_rate=0.002, early_epochs=4, seed=0)
     state = training.begin(known, recipe, CPU)
     losses = []
     for epoch in range(recipe.epochs):

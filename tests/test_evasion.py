@@ -171,18 +171,7 @@ def trained() -> tuple[Classifier, Samples]:
     source = datasets.open_source(params.Dataset(name="digits", path="", size=28, channels=None))
     images = np.concatenate([part for part, _ in source.train.batches()])
     samples = Samples(np.arange(len(images)), images, source.train.labels.astype(np.int64), Description(source.class_names, source.origin))
-    recipe = params.Train(
-        model="two_conv_cnn",
-        epochs=6,
-        batch_size=64,
-        learning_rate=2e-3,
-        precision="float32",
-        augment=False,
-        schedule="constant",
-        early_epochs=0,
-        snapshots=0,
-        seed=0,
-    )
+    recipe = params.Train.plain(model="two_conv_cnn", epochs=6, batch_size=64, learning_rate=2e-3, seed=0)
     state = training.begin(samples, recipe, CPU)
     data = training.to_device(samples, CPU)
     for epoch in range(recipe.epochs):

@@ -12,7 +12,7 @@ import pytest
 from made_up import HOSTILE, PROVENANCE, Case, make_files, page_of, settings
 from PIL import Image
 
-from wellcheck.artifacts import read_columns, read_json, write_columns, write_json
+from wellcheck.artifacts import read_columns, read_json, read_tensors, write_columns, write_json
 from wellcheck.errors import InputError
 from wellcheck.report import explanations, label_errors
 from wellcheck.report.evidence import Evidence, Files, gather
@@ -126,7 +126,7 @@ def test_without_snapshots_pairs_or_film_it_is_said(tmp_path: Path) -> None:
 
 
 def tensors(files: Files, name: str) -> dict[str, np.ndarray]:
-    return explanations._tensors(getattr(files, name))
+    return read_tensors(getattr(files, name))
 
 
 def write_tensors(files: Files, name: str, values: dict[str, np.ndarray]) -> None:
@@ -152,6 +152,7 @@ def test_the_film_plays_every_frame_and_stands_still_where_that_is_preferred(tmp
     assert opened(shown["last"]).size == (10, 24)
     page = page_of(tmp_path, Case())
     assert '<source media="(prefers-reduced-motion: reduce)" srcset="data:image/webp' in page
+    assert "The loss was 2.30 nats on the first minibatch, 1.15 on the last." in text_of(page)
     assert '<details class="play">' in page  # nothing moves that was not asked to
 
 

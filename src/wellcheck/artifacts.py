@@ -15,6 +15,8 @@ import numpy as np
 import platformdirs
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from wellcheck.errors import InputError
 
@@ -113,6 +115,15 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
         raise InputError(f"{path}: not a readable Parquet table ({first_line(error)})") from None
     # Copies, for Arrow's own arrays are read-only: a reader may write into what it gets.
     return {name: np.array(table.column(name).to_numpy()) for name in table.column_names}
+
+
+def read_tensors(path: Path) -> Columns:
+    """Read safetensors as NumPy arrays. Raises InputError naming the file."""
+    try:
+        tensors: Columns = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: not readable ({first_line(error)})") from None
+    return tensors
 
 
 def first_line(error: BaseException) -> str:

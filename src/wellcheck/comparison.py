@@ -15,7 +15,6 @@ from wellcheck.report.charts import SERIES_STYLES, Line, line_chart
 from wellcheck.report.page import environment
 from wellcheck.results import FOLDER, METRICS
 
-METRICS_FILES = (METRICS / "classify.json", METRICS / "poison_detection.json")
 IRRELEVANT = ("report.",)  # how a run is shown is not what it is
 
 
@@ -56,22 +55,18 @@ def _revision(name: str) -> Run:
     # DVC is imported in this module and nowhere else in the library: half a second that only this command pays.
     import dvc.api
     from dvc.exceptions import DvcException
+    from dvc.repo import Repo
     from scmrepo.exceptions import SCMError
 
     try:
         settings = dvc.api.params_show("params.yaml", rev=name)
-        return Run(name, flatten(settings), _numbers({path.stem: _metrics(path, name) for path in METRICS_FILES}))
+        with Repo() as repo:
+            shown = repo.metrics.show(revs=[name])  # dvc.api would mix the files, or read the repository once for each
     except (DvcException, SCMError) as error:
         raise InputError(f"no run '{name}': not in {FOLDER}/ and not an experiment or revision that DVC can read ({error})") from None
-
-
-def _metrics(path: Path, revision: str) -> Any:
-    import dvc.api
-
-    try:
-        return dvc.api.metrics_show(str(path), rev=revision)
-    except FileNotFoundError:
-        return {}
+    # The workspace always comes along.
+    files: dict[str, Any] = next((one.get("data", {}) for revision, one in shown.items() if revision != "workspace"), {})
+    return Run(name, flatten(settings), _numbers({Path(path).stem: one.get("data", {}) for path, one in sorted(files.items())}))
 
 
 def _experiments() -> list[str]:

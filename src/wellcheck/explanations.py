@@ -10,7 +10,7 @@ import torch
 from wellcheck import attributions
 from wellcheck.disparity import Confusion, confused_pairs
 from wellcheck.errors import InputError
-from wellcheck.metrics import Interval, confusion_matrix, proportion_interval, recall
+from wellcheck.metrics import Interval, confusion_matrix
 from wellcheck.models import Classifier
 from wellcheck.params import Explain
 from wellcheck.predictions import Predictions
@@ -193,13 +193,3 @@ def in_grey(known: Samples) -> Samples:
     grey = np.einsum("nchw,c->nhw", known.images, LUMINANCE).round().astype(np.uint8)
     images = np.repeat(grey[:, None], 3, axis=1)
     return Samples(known.sample_id, images, known.labels, known.description)
-
-
-def accuracy(labels: np.ndarray, predicted: Predictions, classes: int, confidence: float) -> dict[str, Any]:
-    """Accuracy on labels int64 [N] with Wilson's interval, and recall per class."""
-    right = int((predicted.labels == labels).sum())
-    return {
-        "accuracy": right / len(labels),
-        "accuracy_interval": proportion_interval(right, len(labels), confidence),
-        "per_class": {"recall": recall(confusion_matrix(labels, predicted.labels, classes))},
-    }

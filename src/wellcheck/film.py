@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from wellcheck import training
 from wellcheck.attributions import gradient_times_input, max_normed
@@ -40,8 +39,10 @@ def record(train_set: Samples, recipe: Train, images: np.ndarray, labels: np.nda
     with progress("film", minibatches, "minibatches") as advance, torch.random.fork_rng(devices=cuda):
         torch.manual_seed(recipe.seed)  # of dropout
         for step in range(minibatches):
-            batch = train_set.take(next(batches))
-            losses.append(_learn(state, batch, recipe, training.rate_share(min(step, steps - 1), steps, recipe), device))
+            rate = recipe.learning_rate * training.rate_share(min(step, steps - 1), steps, recipe)
+            state.classifier.train()
+            loss, _ = training.learn(state, *training.to_device(train_set.take(next(batches)), device), recipe, rate)
+            losses.append(loss.item())
             seen.append(_frame(state.classifier, images, labels, device))
             advance()
     maps, probability = (np.stack([frame[part] for frame in seen]) for part in (0, 1))
@@ -55,21 +56,6 @@ def _batches(count: int, seed: int) -> Iterator[np.ndarray]:
         order = rng.permutation(count)
         for start in range(0, max(count - BATCH, 0) + 1, BATCH):
             yield order[start : start + BATCH]
-
-
-def _learn(state: training.State, batch: Samples, recipe: Train, rate_share: float, device: torch.device) -> float:
-    """One step of the optimiser; the loss before it in nats."""
-    images, labels = training.to_device(batch, device)
-    state.classifier.train()
-    with training.autocast(recipe, device):
-        logits = state.classifier(images)
-    loss = nn.functional.cross_entropy(logits.float(), labels)
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    for group in state.optimizer.param_groups:
-        group["lr"] = recipe.learning_rate * rate_share
-    state.optimizer.step()
-    return loss.item()
 
 
 def _frame(classifier: Classifier, images: np.ndarray, labels: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:

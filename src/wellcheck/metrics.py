@@ -1,6 +1,7 @@
 """Figures, each with its definition: confusion, recall and precision, intervals, attack success, how well a detector ranks and flags."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,18 @@ def precision(confusion: np.ndarray) -> list[float | None]:
 
 def _shares(parts: np.ndarray, wholes: np.ndarray) -> list[float | None]:
     return [float(part / whole) if whole else None for part, whole in zip(parts, wholes, strict=True)]
+
+
+def classification(labels: np.ndarray, predicted: np.ndarray, classes: int, confidence: float) -> dict[str, Any]:
+    """Of labels int64 [N], N ≥ 1, and what was answered: accuracy with its interval, recall and precision per class."""
+    counts = confusion_matrix(labels, predicted, classes)
+    right = int(counts.trace())
+    return {
+        "samples": len(labels),
+        "accuracy": right / len(labels),
+        "accuracy_interval": proportion_interval(right, len(labels), confidence),
+        "per_class": {"recall": recall(counts), "precision": precision(counts)},
+    }
 
 
 def proportion_interval(successes: int, trials: int, confidence: float) -> Interval | None:

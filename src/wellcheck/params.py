@@ -139,6 +139,16 @@ class Train(Section):
     snapshots: Annotated[int, Field(ge=0, le=100)]  # so many states of the weights, evenly spread over the epochs, are kept
     seed: Seed
 
+    @classmethod
+    def plain(cls, **recipe: Any) -> "Train":
+        """A recipe for images as they are, at one learning rate, of which nothing is kept on the way; what is given counts instead."""
+        quiet: dict[str, Any] = {"precision": "float32", "augment": False, "schedule": "constant", "early_epochs": 0, "snapshots": 0}
+        return cls(**(quiet | recipe))
+
+    def unrecorded(self, **changes: Any) -> "Train":
+        """The same recipe, with these changes, for a model that is only asked: nothing is kept on the way."""
+        return self.model_copy(update={"early_epochs": 0, "snapshots": 0} | changes)
+
 
 class Evaluate(Section):
     """How sure the figures are."""

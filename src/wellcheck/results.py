@@ -119,7 +119,7 @@ def _benchmark_table(name: str, result: dict[str, Any]) -> str:
         "",
     ]
     rows = [f"| {what} | {value:.3g} |" for what, value in result["ratios"].items()]
-    return "\n".join([*head, "| ratio | |", "|---|---|", *rows, ""])
+    return "\n".join([*head, "| measured | |", "|---|---|", *rows, ""])
 
 
 def _cell(value: float | None) -> str:

@@ -43,14 +43,11 @@ def hear(asked: Samples, recipe: Train, settings: LabelErrors, *, device: torch.
 
     Raises InputError if a training diverges, or if a label has fewer samples than there are folds.
     """
-    recipe = recipe.model_copy(update={"epochs": settings.epochs or recipe.epochs, "early_epochs": 0, "snapshots": 0})
-    nobody = asked.take(np.empty(0, np.int64))
+    recipe = recipe.unrecorded(epochs=settings.epochs or recipe.epochs)
 
     def answer(inside: np.ndarray, outside: np.ndarray, fold: int) -> np.ndarray:
         title = f"model {fold + 1} of {settings.folds}"
-        others = asked.take(inside)
-        checkpoint = cache / training.checkpoint_name(others.digest(), "", recipe, device)
-        trained = training.train(others, nobody, recipe, device=device, checkpoint=checkpoint, title=title)
+        trained = training.train_again(asked.take(inside), recipe, device=device, cache=cache, title=title)
         said: np.ndarray = np.exp(predict(trained.classifier, asked.images[outside], device=device, title=title).log_probabilities)
         return said
 

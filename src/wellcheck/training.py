@@ -97,6 +97,13 @@ def train(train_set: Samples, valid_set: Samples, recipe: Train, *, device: torc
     return Trained(state.classifier.eval(), state.history, state.seconds, state.early_losses.numpy(), state.snapshots)
 
 
+def train_again(train_set: Samples, recipe: Train, *, device: torch.device, cache: Path, title: str) -> Trained:
+    """Train without a valid part, by a checkpoint in `cache` that is this set's and this recipe's own. Raises InputError as `train`."""
+    nobody = train_set.take(np.empty(0, np.int64))
+    checkpoint = cache / checkpoint_name(train_set.digest(), "", recipe, device)
+    return train(train_set, nobody, recipe, device=device, checkpoint=checkpoint, title=title)
+
+
 def checkpoint_name(train_hash: str, valid_hash: str, recipe: Train, device: torch.device) -> str:
     """A file name that is the same only where training would give the same bytes: data, recipe, device, PyTorch's version and this code."""
     threads = torch.get_num_threads() if device.type == "cpu" else 0
@@ -157,17 +164,24 @@ def run_epoch(state: State, images: torch.Tensor, labels: torch.Tensor, recipe: 
     seen = _augmented(images, batches, recipe, epoch) if recipe.augment else (images[batch] for batch in batches)
     with _own_random_numbers(recipe, epoch, images.device):
         for step, (batch, shown) in enumerate(zip(batches, seen, strict=True), epoch * len(batches)):
-            with autocast(recipe, images.device):
-                logits = _logits(state.classifier, shown)
-            loss = nn.functional.cross_entropy(logits.float(), labels[batch])
-            state.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            for group in state.optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * rate_share(step, recipe.epochs * len(batches), recipe)
-            state.optimizer.step()
-            loss_sum += loss.detach() * len(batch)
-            correct += (logits.detach().argmax(1) == labels[batch]).sum()
+            rate = recipe.learning_rate * rate_share(step, recipe.epochs * len(batches), recipe)
+            loss, logits = learn(state, shown, labels[batch], recipe, rate)
+            loss_sum += loss * len(batch)
+            correct += (logits.argmax(1) == labels[batch]).sum()
     return {"train_loss": loss_sum.item() / len(labels), "train_accuracy": correct.item() / len(labels)}
+
+
+def learn(state: State, images: torch.Tensor, labels: torch.Tensor, recipe: Train, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """One step of the optimiser on a minibatch at this learning rate: the mean loss before it in nats, and the logits float [B, K]."""
+    with autocast(recipe, images.device):
+        logits = _logits(state.classifier, images)
+    loss = nn.functional.cross_entropy(logits.float(), labels)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    return loss.detach(), logits.detach()
 
 
 def rate_share(step: int, steps: int, recipe: Train) -> float:

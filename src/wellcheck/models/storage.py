@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 
-from wellcheck.artifacts import first_line, read_json, replacing, write_csv, write_json
+from wellcheck.artifacts import first_line, read_json, read_tensors, replacing, write_csv, write_json
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier, ModelDescription
 
@@ -104,8 +104,7 @@ def load_early_losses(folder: Path) -> np.ndarray | None:
     path = folder / EARLY_LOSSES
     if not path.exists():
         return None
-    try:
-        losses: np.ndarray = load_file(path)["early_losses"].numpy()
-    except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(f"{path}: not readable ({first_line(error)})") from None
-    return losses
+    found = read_tensors(path)
+    if "early_losses" not in found:
+        raise InputError(f"{path}: not readable ('early_losses' is not among its tensors)")
+    return found["early_losses"]

@@ -18,18 +18,7 @@ from wellcheck.params import Poison, Train
 from wellcheck.progress import progress
 from wellcheck.samples import Samples
 
-SURROGATE = Train(
-    model="two_conv_cnn",
-    epochs=8,
-    batch_size=128,
-    learning_rate=1e-3,
-    precision="float32",
-    augment=False,
-    schedule="constant",
-    early_epochs=0,
-    snapshots=0,
-    seed=0,
-)
+SURROGATE = Train.plain(model="two_conv_cnn", epochs=8, batch_size=128, learning_rate=1e-3, seed=0)
 ROBUST_STEP = 1.25  # of the radius (Wong, Rice and Kolter 2020, arXiv 2001.03994: one step from a random start)
 STEPS = 30
 STEP_SHARE = 2.5 / STEPS  # of epsilon (Madry et al. 2018)

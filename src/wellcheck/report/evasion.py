@@ -5,11 +5,8 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from wellcheck.artifacts import Columns, first_line, read_columns, read_json
-from wellcheck.errors import InputError
+from wellcheck.artifacts import Columns, read_columns, read_json, read_tensors
 from wellcheck.params import L2_ATTACKS, Params
 from wellcheck.report.charts import SERIES_STYLES, Line, line_chart
 from wellcheck.report.evidence import Evidence, images
@@ -37,17 +34,16 @@ CHARTS = {
 IN_PICTURES = ("fgsm", "max_normed")  # attacks whose triptychs are shown
 ARTICLE_EPSILON = 0.01  # at which article A4 asks who keeps the answer
 MOST_CLASSES = 24  # with bars
-WHOLE = 1 << 16  # pixels a side, which no image has
 
 
-def evasion(evidence: Evidence, params: Params, *, most_shown: int) -> dict[str, Any]:
+def evasion(evidence: Evidence, params: Params, *, most: int) -> dict[str, Any]:
     """What the section shows, by part."""
     figures, disparity = read_json(evidence.files.evasion), read_json(evidence.files.disparity)
     return {
         "summary": _summary(figures),
         "charts": list(_charts(figures, params)),
         "kept": _kept(figures),
-        "examples": _examples(evidence, figures, most_shown),
+        "examples": _examples(evidence, figures, most),
         "alone": figures.get("fgsm", {}).get(SIGN_ALONE),
         "disparity": _disparity(evidence, disparity, params),
     }
@@ -99,11 +95,11 @@ def _kept(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _examples(evidence: Evidence, figures: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
     """By attack, at most so many times: an image, what is added to it and what it becomes, with what both models make of each."""
-    kept, table = _changed(evidence), read_columns(evidence.files.evasion_outcomes)
+    kept, table = read_tensors(evidence.files.evasion_images), read_columns(evidence.files.evasion_outcomes)
     shown = kept["sample_id"]
     if not len(shown):
         return []
-    before = images(evidence.files.test, shown, side=WHOLE)
+    before = images(evidence.files.test, shown, side=None)
     names, labels = evidence.description.class_names, evidence.test.labels[np.searchsorted(evidence.test.sample_id, shown)]
     alone = {model: _answers(table, shown, model, SIGN_ALONE, None) for model in MODELS}
     signs = _bytes(kept[image_name("trained", SIGN_ALONE, np.nan)])
@@ -126,14 +122,6 @@ def _examples(evidence: Evidence, figures: Mapping[str, Any], most: int) -> list
             )
         found.append({"name": WORDS[name], "epsilon": epsilon, "rows": rows})
     return found
-
-
-def _changed(evidence: Evidence) -> dict[str, np.ndarray]:
-    path = evidence.files.evasion_images
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not readable ({first_line(error)})") from None
 
 
 def _telling(curve: Mapping[str, Any]) -> float:

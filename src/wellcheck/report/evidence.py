@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from wellcheck import samples
-from wellcheck.artifacts import Columns, first_line, read_columns, read_csv, read_json
+from wellcheck.artifacts import Columns, first_line, read_columns, read_csv, read_json, read_tensors
 from wellcheck.errors import InputError
 from wellcheck.metrics import confusion_matrix
 from wellcheck.report.pictures import shrink
@@ -163,8 +161,8 @@ def gather(files: Files) -> Evidence:
     )
 
 
-def images(path: Path, sample_id: np.ndarray, *, side: int) -> np.ndarray:
-    """The images uint8 [n, C, h, w] of these samples, in the order asked for, made smaller to at most `side` pixels.
+def images(path: Path, sample_id: np.ndarray, *, side: int | None) -> np.ndarray:
+    """The images uint8 [n, C, h, w] of these samples, in the order asked for, made smaller to at most `side` pixels if that is given.
 
     The file is read one row group at a time, and only small images are kept: their number and size decide the memory, not the set's.
     """
@@ -173,7 +171,7 @@ def images(path: Path, sample_id: np.ndarray, *, side: int) -> np.ndarray:
     ids: list[np.ndarray] = []
     for batch in samples.batches(path):
         here = np.isin(batch.sample_id, wanted)
-        found.append(shrink(batch.images[here], side))
+        found.append(batch.images[here] if side is None else shrink(batch.images[here], side))
         ids.append(batch.sample_id[here])
     pictures, known = np.concatenate(found), np.concatenate(ids)
     order = np.argsort(known)
@@ -195,10 +193,10 @@ def flagged(path: Path, most: int) -> Flagged:
 
 
 def _patterns(path: Path) -> dict[int, Pattern]:
+    tensors = read_tensors(path)
     try:
-        tensors = load_file(path)
         return {int(name.split(".")[0]): _pattern(tensors, name.split(".")[0]) for name in tensors}
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise InputError(f"{path}: not readable as patterns of labels ({first_line(error)})") from None
 
 

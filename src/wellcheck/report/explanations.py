@@ -1,15 +1,11 @@
 """The section on explanations: maps by several methods beside those of an untrained model, confused pairs, the film, border shares."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from wellcheck.artifacts import Columns, first_line, read_columns, read_json
-from wellcheck.errors import InputError
+from wellcheck.artifacts import Columns, read_columns, read_json, read_tensors
 from wellcheck.report.evidence import Evidence, images
 from wellcheck.report.pictures import THUMBNAIL_SIDE, data_uri, diverging, film_uri, shrink, stacked
 
@@ -32,7 +28,7 @@ Maps = Mapping[str, Sequence[str]]  # "<variant>/<method>" → addresses of pict
 def explanations(evidence: Evidence, *, most: int) -> dict[str, Any]:
     """What the section shows, of at most so many examples and as many confused images. Raises InputError naming the file."""
     found, table = read_json(evidence.files.explanations), read_columns(evidence.files.explained)
-    maps = _tensors(evidence.files.explained_maps)
+    maps = read_tensors(evidence.files.explained_maps)
     kept = np.concatenate([np.flatnonzero(table["pair"] < 0)[:most], np.flatnonzero(table["pair"] >= 0)[:most]])
     drawn = {name: [data_uri(one, lossless=True) for one in _drawn(values[kept])] for name, values in maps.items()}
     methods = [name for name in METHODS if f"trained/{name}" in maps]
@@ -53,13 +49,6 @@ def explanations(evidence: Evidence, *, most: int) -> dict[str, Any]:
     }
 
 
-def _tensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not readable ({first_line(error)})") from None
-
-
 def _drawn(maps: np.ndarray) -> np.ndarray:
     return shrink(diverging(maps), THUMBNAIL_SIDE)
 
@@ -73,7 +62,7 @@ def _rows(evidence: Evidence, table: Columns, drawn: Maps, methods: Sequence[str
             "uri": data_uri(pictures[row]),
             "id": int(table["sample_id"][row]),
             "pair": int(table["pair"][row]),
-            **{key: names[table[key][row]] for key in ("label", "predicted", "explained")},
+            **{key: names[table[key][row]] for key in ("label", "explained")},
             "confidence": float(table["confidence"][row]),
             "maps": [
                 {"method": METHODS[name], **{one: drawn[f"{one}/{name}"][row] for one in ("trained", "untrained")}} for name in methods
@@ -98,7 +87,7 @@ def _rows(evidence: Evidence, table: Columns, drawn: Maps, methods: Sequence[str
 
 def _film(evidence: Evidence, table: Columns) -> dict[str, Any] | None:
     """The frames one after another and a strip of some of them; None where nothing was filmed."""
-    seen = _tensors(evidence.files.film)
+    seen = read_tensors(evidence.files.film)
     last = len(seen["maps"]) - 1
     if last < 1 or not len(seen["rows"]):
         return None
@@ -117,6 +106,7 @@ def _film(evidence: Evidence, table: Columns) -> dict[str, Any] | None:
             for frame in strip
         ],
         "minibatches": last,
+        "losses": (float(seen["losses"][0]), float(seen["losses"][-1])),
     }
 
 

@@ -32,20 +32,20 @@ MOST_OUTLIERS = 1500  # thumbnails on the page, over all labels and detectors
 
 def render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], experiment: Experiment | None) -> str:
     """The whole page as one self-contained HTML text of at most 10 MB: where it would be larger, fewer images are shown, at least one."""
-    shown, most_flagged = params.report, MOST_FLAGGED
+    shown, most = params.report, MOST_FLAGGED
     while True:
-        page = _render(evidence, params.model_copy(update={"report": shown}), provenance, experiment, most_flagged)
+        page = _render(evidence, params.model_copy(update={"report": shown}), provenance, experiment, most)
         fewer = {name: max(1, getattr(shown, name) // 2) for name in ("points_per_map", "outliers_per_label", "images_per_grid")}
-        least = most_flagged == 1 and all(getattr(shown, name) == 1 for name in fewer)
+        least = most == 1 and all(getattr(shown, name) == 1 for name in fewer)
         if len(page.encode()) <= MOST_BYTES or least:
             return page
-        shown, most_flagged = shown.model_copy(update=fewer), max(1, most_flagged // 2)
+        shown, most = shown.model_copy(update=fewer), max(1, most // 2)
 
 
-def _render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], experiment: Experiment | None, most_flagged: int) -> str:
+def _render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], experiment: Experiment | None, most: int) -> str:
     sections = {
         "summary": summary(evidence, params),
-        "verdict": verdict(evidence, most_flagged=most_flagged),
+        "verdict": verdict(evidence, most=most),
         "classes": classes(evidence),
         "grids": grids(evidence, params),
         "curves": curves(evidence),
@@ -54,9 +54,9 @@ def _render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], e
         "maps": build_maps(evidence, params.report),
         "detectors": evidence.detection["detectors"],
         "outliers": outliers(evidence, params),
-        "label_errors": label_errors(evidence, most=most_flagged),
-        "explanations": explanations(evidence, most=most_flagged),
-        "evasion": evasion(evidence, params, most_shown=most_flagged),
+        "label_errors": label_errors(evidence, most=most),
+        "explanations": explanations(evidence, most=most),
+        "evasion": evasion(evidence, params, most=most),
         "article": beside_article(evidence, params, experiment),
     }
     template = environment().get_template("report.html.j2")

@@ -26,14 +26,14 @@ VARIANTS = {
 }
 
 
-def verdict(evidence: Evidence, *, most_flagged: int) -> dict[str, Any]:
+def verdict(evidence: Evidence, *, most: int) -> dict[str, Any]:
     """What the section shows, by part."""
     return {
         "convicted": [evidence.description.class_names[label] for label in evidence.verdict["target_labels"]],
         "labels": labels(evidence),
         "scores": scores(evidence),
         "curves": curves(evidence),
-        "flagged": contact_sheet(evidence, most_flagged),
+        "flagged": contact_sheet(evidence, most),
         "triggers": triggers(evidence),
         "variants": variants(evidence),
         "controls": controls(evidence),

@@ -88,7 +88,7 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
         for one in _accused(case, whitened, disagreement)
     ]
     examination = appeal(examine(accused, suspected, witnesses), witnesses)
-    foreign = _suspects(one.accused for one in examination.guilty if not one.own_content)
+    foreign = examination.convicted_samples()
     probability, reference, unseen = np.zeros(len(train)), examination.reference, examination.excluded
     if foreign:
         posteriors, reference, unseen = refine(whitened, foreign, examination, witnesses)
@@ -100,7 +100,8 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
         judge = Judge(train, whitened, examination.reference, ~examination.excluded)
         for label, rows in own.items():
             mine = np.flatnonzero(train.labels == label)
-            probability[mine] = judge.posterior(mine, np.isin(mine, rows))
+            convicted = np.isin(mine, rows)
+            probability[mine] = judge.posterior(mine, convicted, convicted)
     labels = label_verdicts(examination.findings, case, {*foreign, *own})
     flagged = probability > 0.5
     patterns = {

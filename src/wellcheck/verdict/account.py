@@ -62,6 +62,9 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "legible": finding.transfer.legible,
         "p_turned": finding.p_turned,
         "way": finding.transfer.way,
+        "searched": finding.searched,
+        "marked": finding.marked,
+        "p_marked": finding.p_marked,
     }
 
 

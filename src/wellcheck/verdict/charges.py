@@ -14,6 +14,7 @@ ASKED = 5  # foreign samples held out, at least
 TURNED = 0.7  # share of other images that a group's pattern must turn
 KNOWN = 0.25  # share of a group that must be foreign for its pattern to count: else the reference may just not know this kind of label
 OWN = 0.7  # share of a group that the reference reads as labelled: from here on its content is the label's own
+MARKED = 0.5  # share of its foreign samples that must carry what convicts another label
 # Where the content is its own the pattern must be strong: it spoils some images, and turns fewer. But so do some natural kinds of a class.
 OWN_TURNED, OWN_LEGIBLE = 0.2, 0.85
 APART = 1.5  # times the gain of other labels' groups: natural kinds of other classes lie as far apart
@@ -51,6 +52,9 @@ class Finding:
     transfer: Transfer
     apart: float = 0.0  # its gain over the largest among other labels' groups that are at least half as large
     p_turned: float = 1.0  # of so many turned, were its pattern like those of other labels' groups
+    searched: int = 0  # foreign samples that were searched for what convicts another label
+    marked: float = 0.0  # share of these that carry it
+    p_marked: float = 1.0  # of so many, did they carry it as ordinary images do
     held_out: int = 0  # foreign samples that the second witness never saw
     generalises: float = 0.0  # share of these that it answers as labelled all the same
     p_generalises: float = 1.0  # of so many, were they answered like others of the same content
@@ -95,6 +99,11 @@ def by_pattern(finding: Finding) -> Charge:
     return Charge(0.0, 1.0)
 
 
+def by_mark(finding: Finding) -> Charge:
+    """Foreign content with the pattern that convicts another label: a backdoor may have many targets."""
+    return Charge(CONVICTS * finding.marked / MARKED if finding.foreign >= KNOWN else 0.0, finding.p_marked)
+
+
 def evidence_of(finding: Finding) -> float:
     """How strongly a group speaks against its label, in [0, 1], of which CONVICTS is enough."""
     return min(1.0, max(charge(finding).evidence for charge in CHARGES))
@@ -105,4 +114,4 @@ def is_guilty(finding: Finding, tried: int) -> bool:
     return any(charge(finding).holds(tried) for charge in CHARGES)
 
 
-CHARGES = (by_content, by_pattern)
+CHARGES = (by_content, by_pattern, by_mark)

@@ -7,24 +7,29 @@ Three things set a backdoor with foreign content apart from what else makes a gr
 3. A model that saw some of the group, but not these, answers these as labelled too: they share something that it learnt. Labels learnt by
    heart, and hard samples, do not help each other like that.
 Or what a group carries, put on other images, turns these too (transfer.py): that also tells where its content is its label's own, as in
-clean-label poison, or where the second model has not learnt it from what it was left.
+clean-label poison, or where the second model has not learnt it from what it was left. And where that convicts one label, foreign groups of
+other labels that carry the same are its accomplices: a backdoor may have many targets.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtrc  # the binomial's upper tail, without the second that scipy.stats takes to import
 
+from wellcheck.metrics import proportion_interval
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import OWN, Accused, Finding, by_pattern, is_guilty
-from wellcheck.verdict.transfer import STRONGER, TESTED, Transfer, added, common, try_on_others
-from wellcheck.verdict.witness import UNSURE, Witness, Witnesses
+from wellcheck.verdict.charges import ASKED, KNOWN, OWN, Accused, Finding, by_mark, by_pattern, is_guilty
+from wellcheck.verdict.transfer import LARGEST, STRONGER, TESTED, Load, Transfer, added, carriers, common, try_on_others
+from wellcheck.verdict.witness import UNSURE, Witness, Witnesses, evenly
 
 ALMOST_HALF = 0.4  # share of its label from which a group may be the innocent side
 LEAST_GAIN = 0.1  # nats a sample: less is no group
 HELD_OUT = 0.25  # of every group on trial
 CONTROLS = 0.1  # of the ordinary samples, held out with them
+NEARLY = 0.8  # times as foreign as the most foreign guilty group of a label
+CONFIDENCE = 0.95  # of the intervals by which these are compared
+QUARTER = 0.25  # of a label, that less foreign guilty groups may take
 ON_TRIAL = 0.3  # share of a group that is foreign
 INNOCENT = 0.05  # share of innocent groups that may be as telling as the null
 # Share of images that the pattern of an innocent group may turn, at least and at most: what tells a kind of a class from others turns some,
@@ -46,6 +51,29 @@ class Examination:
         """The findings that convict their label."""
         return [one for one in self.findings if is_guilty(one, len(self.findings))]
 
+    def convicted_samples(self) -> dict[int, np.ndarray]:
+        """The samples of guilty groups with foreign content, int64 [n] by label.
+
+        Groups of a label overlap, and one that holds another may owe its guilt to it. Those that are nearly as foreign as the most foreign
+        one count, by the lower ends of their intervals, for a small group may be so by chance; the others only while no more than a quarter
+        of the label is taken: a reference that has to do without more does not know the label.
+        """
+        taken: dict[int, np.ndarray] = {}
+        most: dict[int, float] = {}
+        for sure, one in sorted(((_surely_foreign(one), one) for one in self.guilty if not one.own_content), key=lambda pair: -pair[0]):
+            label, suspects = one.accused.label, one.accused.suspects
+            together = np.union1d(taken.get(label, suspects), suspects)
+            if sure >= NEARLY * most.setdefault(label, sure) or len(together) <= QUARTER * len(one.accused.rows):
+                taken[label] = together
+        return taken
+
+
+def _surely_foreign(finding: Finding) -> float:
+    """The lower end of the interval of the share of a group that is foreign."""
+    suspects = len(finding.accused.suspects)
+    interval = proportion_interval(round(finding.foreign * suspects), suspects, CONFIDENCE)
+    return interval[0] if interval else 0.0
+
 
 def facing(group: Accused, suspected: Witness, train: Samples, seed: int) -> Accused:
     """The group, or where it is about half of its label, whichever of the two halves turns more images of other labels.
@@ -60,7 +88,7 @@ def facing(group: Accused, suspected: Witness, train: Samples, seed: int) -> Acc
     one, other = (train.images[group.rows[side]].mean(0, dtype=np.float32) for side in (half, ~half))
     images = train.images[np.sort(np.random.default_rng([seed, *b"facing"]).permutation(others)[:TESTED])]
     ways = (one - other, other - one)
-    turned = [int((suspected.answers(added(images, difference, STRONGER)) == group.label).sum()) for difference in ways]
+    turned = [int((suspected.answers(added(images, difference, STRONGER[0])) == group.label).sum()) for difference in ways]
     return group if turned[0] >= turned[1] else replace(group, probability=1 - group.probability)
 
 
@@ -77,6 +105,7 @@ def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses)
         transfer = _transfer(group, train, suspected, reference, ~excluded, rng, harder=own < OWN)
         findings.append(Finding(group, own, float(foreign[group.suspects].mean()), transfer))
     findings = [replace(one, apart=apart(one, findings), p_turned=_turns(one, findings)) for one in findings]
+    findings = accomplices(findings, foreign, train, reference, ~excluded)
     settled = {one.accused.label for one in findings if is_guilty(one, len(findings))}
     on_trial = [one.accused.suspects for one in findings if one.foreign >= ON_TRIAL and one.accused.label not in settled]
     # A stream of its own: whoever poisoned may have drawn from the same seed.
@@ -86,6 +115,30 @@ def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses)
         second = witnesses.without(held_out | controls, "second witness", turn=2)
         findings = [_asked(one, held_out & foreign, controls, train.labels, reference, second) for one in findings]
     return Examination(findings, suspected, reference, excluded)
+
+
+def accomplices(
+    findings: Sequence[Finding], foreign: np.ndarray, train: Samples, reference: Witness, ordinary: np.ndarray
+) -> list[Finding]:
+    """The findings, those on labels that no pattern convicts with how many of their foreign samples carry one that convicts another label.
+
+    What is added or pasted is searched for; a displacement is not. foreign: bool [N].
+    """
+    guilty = [one for one in findings if by_pattern(one).holds(len(findings))]
+    convicted = {one.accused.label for one in guilty}
+    by_turned = sorted(guilty, key=lambda one: one.transfer.turned)
+    chiefs = {one.accused.label: one for one in by_turned if one.transfer.way != "bent"}  # the most telling one of a label
+    loads = [Load.of(train, one.accused.suspects, one.transfer.pattern.difference, reference, ordinary) for one in chiefs.values()]
+    heard = []
+    for one in findings:
+        rows = one.accused.suspects[foreign[one.accused.suspects]]
+        if loads and one.accused.label not in convicted and one.foreign >= KNOWN and len(rows) >= ASKED:
+            rows = evenly(rows, LARGEST)
+            hits, rate = carriers(train, rows, loads, reference, ordinary)
+            p_value = min(1.0, len(loads) * float(bdtrc(hits - 1, len(rows), rate)))
+            one = replace(one, searched=len(rows), marked=hits / len(rows), p_marked=p_value)
+        heard.append(one)
+    return heard
 
 
 def _asked(
@@ -104,7 +157,7 @@ def _asked(
     others = controls & np.isin(labels, np.unique(reference.labels[asked])) & (labels != label)
     rate = (int((second.labels[others] == label).sum()) + 1) / (int(others.sum()) + 1)
     hits = int(sure[asked].sum())
-    p_value = float(binom.sf(hits - 1, len(asked), min(rate, 1.0)))
+    p_value = float(bdtrc(hits - 1, len(asked), min(rate, 1.0)))
     return replace(finding, held_out=len(asked), generalises=hits / len(asked), p_generalises=p_value)
 
 
@@ -115,7 +168,7 @@ def appeal(examination: Examination, witnesses: Witnesses) -> Examination:
     unusual kind of a class belongs there. On appeal that counts as foreign which still is to a reference that did without the guilty ones.
     """
     guilty, findings = examination.guilty, examination.findings
-    settled = {one.accused.label for one in guilty if by_pattern(one).holds(len(findings))}
+    settled = {one.accused.label for one in guilty if any(charge(one).holds(len(findings)) for charge in (by_pattern, by_mark))}
     appealing = [one for one in guilty if one.accused.label not in settled]
     if not appealing:
         return examination
@@ -143,7 +196,7 @@ def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
     bounds = INNOCENT_OWN_TURNS if finding.surely_own else INNOCENT_TURNS
     rate = np.clip(np.quantile([one.transfer.turned for one in alike], 1 - INNOCENT) if alike else 1.0, *bounds)
     tested = finding.transfer.tested
-    return float(binom.sf(round(finding.transfer.turned * tested) - 1, tested, rate))
+    return float(bdtrc(round(finding.transfer.turned * tested) - 1, tested, rate))
 
 
 def _transfer(

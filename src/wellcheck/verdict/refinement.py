@@ -51,8 +51,8 @@ def refine(
         judge = Judge(train, whitened, reference, ordinary)
         posteriors = {}
         for label, rows in of_label.items():
-            start = surely[rows] if surely[rows].any() else np.isin(rows, suspects[label])
-            posteriors[label] = judge.posterior(rows, start)
+            convicted = np.isin(rows, suspects[label])
+            posteriors[label] = judge.posterior(rows, surely[rows] if surely[rows].any() else convicted, convicted)
         excluded, doubtful = np.zeros(len(train), bool), 0
         for label, rows in of_label.items():
             excluded[rows] = perhaps[rows] | (posteriors[label] > DOUBT)
@@ -81,10 +81,10 @@ class Judge:
     reference: Witness
     ordinary: np.ndarray  # bool [N], what nobody suspects
 
-    def posterior(self, rows: np.ndarray, suspects: np.ndarray) -> np.ndarray:
+    def posterior(self, rows: np.ndarray, suspects: np.ndarray, convicted: np.ndarray) -> np.ndarray:
         """Of all samples of a label, float64 [n]: the layers, the reference's margin, and what the suspects carry, together.
 
-        suspects: bool [n], some of which are poison.
+        suspects: bool [n], some of which are poison; convicted: bool [n], the groups that convict the label.
         """
         members: np.ndarray = suspects.astype(np.float64)
         if not members.any() or members.all():
@@ -93,21 +93,26 @@ class Judge:
         for turn in range(PASSES):
             found = members > 0.5
             scores = [separate(layer[rows], found) for layer in self.whitened.values()]
-            pattern, stamp = self._stamp(rows, found, doubtful=not turn)
+            pattern, stamp = self._stamp(rows, found, convicted if turn == 0 else None)
             start = members * (pattern > stamp.likely)
             fitted = two_populations(np.column_stack([*scores, pattern, -margin / max(margin.std(), TINY)]), start)
             members = fitted * (pattern > stamp.least)
         return members
 
-    def _stamp(self, rows: np.ndarray, members: np.ndarray, *, doubtful: bool) -> tuple[np.ndarray, Stamp]:
-        """What the members carry, float64 [n], and whether it is a stamp; where most of them may be none, by those who carry most."""
+    def _stamp(self, rows: np.ndarray, members: np.ndarray, convicted: np.ndarray | None) -> tuple[np.ndarray, Stamp]:
+        """What the members carry, float64 [n], and whether it is a stamp.
+
+        Where most members may be none, `convicted` is given: then a stamp is also sought in those who carry most, and in the convicted.
+        """
         pattern = carried(self.train, rows, rows[members], self.reference, self.ordinary)
         stamp = stamp_of(pattern, members)
-        if doubtful and stamp == NO_STAMP and pattern.any():
+        if convicted is not None and stamp == NO_STAMP:
             most = members & (pattern > _between(pattern[members]))
-            again = carried(self.train, rows, rows[most], self.reference, self.ordinary)
-            if stamp_of(again, members) != NO_STAMP:
-                return again, stamp_of(again, members)
+            for some in [one for one in (most, convicted) if not np.array_equal(one, members)]:
+                again = carried(self.train, rows, rows[some], self.reference, self.ordinary)
+                clearer = stamp_of(again, members)
+                if clearer != NO_STAMP:
+                    return again, clearer
         return pattern, stamp
 
 

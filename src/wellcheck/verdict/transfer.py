@@ -4,6 +4,8 @@ What is common to the group and not to its content is estimated by the mean diff
 images of other classes it is a test with a control: a model that never saw the group must not fall for it.
 """
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,19 +16,20 @@ from wellcheck.samples import Samples
 from wellcheck.verdict.witness import NEAREST, Witness, evenly
 
 TESTED = 400  # images of other classes
-STRONGER = 2.0  # times the difference
+# Times the difference, where once does not do: a group has innocent images too, and poison may carry a part of its trigger only.
+STRONGER = (2.0, 3.0)
 BENT = 1.5  # times the displacement
 KNOTS = 4  # a side, of the grid that a displacement is drawn through
 BENDINGS = 8  # steps to the displacement
 STIFF = 1e-2  # what a displacement costs, as a share of the mean curvature: where images are black any would do
-FARTHEST = (
-    0.1  # of the shorter side, on average: whoever hides a trigger moves no pixel farther, and unlike kinds of a class lie so far apart
-)
+# Of the shorter side, on average: whoever hides a trigger moves no pixel farther, and unlike kinds of a class lie so far apart.
+FARTHEST = 0.1
 TINY = 1e-9
 BATCH = 1024
 LARGEST = 1000  # images of a group that are matched for its pattern
 LEGIBLE = 0.9  # share of images that must stay legible to a model that never saw the group
 FOLDS = 5  # of the members of a group, for `carried`
+RARE = 0.99  # quantile of ordinary images
 CHANCE = 3.0  # standard errors: a mean below is as good as nothing
 FLAT = 25.0  # grey levels squared: a pixel that never varies is no better known than this
 
@@ -79,18 +82,21 @@ def common(train: Samples, members: np.ndarray, reference: Witness, ordinary: np
     """
     members = evenly(members, LARGEST)
     group = train.images[members].astype(np.float32)
-    alike = train.images[_matches(members, reference, ordinary).ravel()].astype(np.float32)
-    still = np.zeros((2, KNOTS, KNOTS), np.float32)
-    if not len(alike):
+    matched = _matches(members, reference, ordinary)
+    if not matched.size or len(group) < 2:
         nothing = np.zeros(group.shape[1:], np.float32)
-        return Pattern(nothing, nothing[0], nothing, still)
+        return Pattern(nothing, nothing[0], nothing, np.zeros((2, KNOTS, KNOTS), np.float32))
+    alike = train.images[matched.ravel()].astype(np.float32)
+    each = alike.reshape(len(group), NEAREST, *group.shape[1:]).mean(1)  # for every member, the mean of what is alike to it
     spread, usual = group.var(0).mean(0), alike.var(0).mean(0)
     same = np.clip(1 - spread / np.maximum(usual, 1.0), 0, 1)
     # What the whole group shows alike counts only where the others do not show the same.
     contrast = np.abs(group.mean(0) - alike.mean(0)).max(0)
     weight = np.where((same > 0.5) & (contrast > 32), same, 0)
-    chance = group.var(0) / len(group) + alike.var(0) / len(alike)
-    displacement = _displacement(group, alike.reshape(len(group), NEAREST, *group.shape[1:]).mean(1), reference.labels[members])
+    # Of pairs that show the same. What is alike to many members is no surer for that, and of one member nothing is known.
+    pairs, different = (group - each).var(0, ddof=1) / len(group), alike.var(0) / len(np.unique(matched))
+    chance = np.maximum(pairs, different)
+    displacement = _displacement(group, each, reference.labels[members])
     return Pattern(_beyond(group.mean(0) - alike.mean(0), chance), weight.astype(np.float32), group.mean(0), displacement)
 
 
@@ -105,6 +111,7 @@ def bent(images: np.ndarray, displacement: np.ndarray) -> np.ndarray:
     return grid_sample(pixels, grid.expand(len(images), -1, -1, -1), padding_mode="border", align_corners=True).numpy()
 
 
+@functools.cache
 def _smooth(height: int, width: int) -> np.ndarray:
     """What each knot of the grid adds to every pixel, float32 [H·W, g²]: bicubic in between."""
     knots = torch.eye(KNOTS * KNOTS).view(-1, 1, KNOTS, KNOTS)
@@ -144,22 +151,91 @@ def carried(train: Samples, rows: np.ndarray, members: np.ndarray, reference: Wi
     added to these, or how they are bent, whichever tells the members better from the rest. Every member is measured by the others' pattern:
     by its own it would carry its own noise. rows, members: int64; the members are among the rows.
     """
-    matched = _matches(rows, reference, ordinary)
     inside = np.isin(rows, members)
-    if inside.sum() < 2 * FOLDS or inside.all() or not matched.size:
+    if inside.sum() < 2 * FOLDS or inside.all():
         return np.zeros(len(rows))
-    alike = np.concatenate([train.images[part].mean(1, dtype=np.float32) for part in np.array_split(matched, -(-len(rows) // BATCH))])
-    images = train.images[rows].astype(np.float32)
+    matched = _matches(rows, reference, ordinary)
+    if not matched.size:
+        return np.zeros(len(rows))
+    images, alike = _beside(train, rows, matched)
     apart = images - alike
     noise = apart[~inside].var(0) + FLAT
     fold = np.where(inside, np.cumsum(inside) % FOLDS, FOLDS)
-    oddness = np.sqrt((apart**2 / noise).mean((1, 2, 3)).clip(TINY))
     found = []
-    for pattern in (_additions(apart, fold), _bendings(images, alike, fold, reference.labels[rows])):
-        size = np.sqrt((pattern**2 / noise).sum((1, 2, 3)).clip(TINY))
-        score = ((apart * pattern / noise).sum((1, 2, 3)) / size / oddness).astype(np.float64)
+    for patterns in (_additions(apart, fold), _bendings(images, alike, fold, reference.labels[rows])):
+        score = _matched_filter(apart, patterns, noise)
         found.append((score - score.mean()) / max(float(score.std()), TINY))
     return max(found, key=lambda score: float(score[inside].mean()))
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a guilty group carries, and how much of it."""
+
+    difference: np.ndarray  # float32 [C, H, W]
+    least: float  # of a sample that carries it, as a share of the difference
+
+    @classmethod
+    def of(cls, train: Samples, members: np.ndarray, difference: np.ndarray, reference: Witness, ordinary: np.ndarray) -> "Load":
+        """Half of what the members (rows int64 [n]) carry at the median; beyond any amount where there is nothing to compare them with."""
+        members = evenly(members, LARGEST)
+        matched = _matches(members, reference, ordinary)
+        if not matched.size:
+            return cls(difference, np.inf)
+        images, alike = _beside(train, members, matched)
+        _, amounts = _held(images - alike, difference[None], np.full(difference.shape, FLAT, np.float32))
+        return cls(difference, float(np.median(amounts)) / 2)
+
+
+def carriers(train: Samples, rows: np.ndarray, loads: Sequence[Load], reference: Witness, ordinary: np.ndarray) -> tuple[int, float]:
+    """How many of the rows (int64 [n]) carry one of the loads: enough of it, and as purely as hardly any ordinary image.
+
+    Measured as in `carried`. Returns the number of rows, for the load that most carry, and the rate among ordinary images that are alike
+    to them, with one added.
+    """
+    matched = _matches(rows, reference, ordinary)
+    if not matched.size:
+        return 0, 1.0
+    controls = evenly(np.unique(matched), LARGEST)
+    images, alike = _beside(train, rows, matched)
+    others, alike_to_them = _beside(train, controls, _matches(controls, reference, ordinary))
+    usual = others - alike_to_them
+    noise = usual.var(0) + FLAT
+    patterns, least = np.stack([load.difference for load in loads]), np.array([load.least for load in loads])
+    (mine, amounts), (theirs, their_amounts) = (_held(part, patterns, noise) for part in (images - alike, usual))
+    rare = np.quantile(theirs, RARE, axis=0)
+    hits = ((mine > rare) & (amounts >= least)).sum(0)
+    rates = (((theirs > rare) & (their_amounts >= least)).sum(0) + 1) / (len(usual) + 1)
+    most = int(hits.argmax())
+    return int(hits[most]), float(rates[most])
+
+
+def _held(apart: np.ndarray, patterns: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How purely each of apart float32 [n, C, H, W] is each of patterns [k, C, H, W], and how much of it: both float [n, k].
+
+    How purely is as in `_matched_filter`. How much is a share of the pattern, by least squares weighted with noise, a variance [C, H, W].
+    """
+    scaled = apart / np.sqrt(noise)
+    wanted = (patterns / np.sqrt(noise)).reshape(len(patterns), -1)
+    size = np.sqrt((wanted**2).sum(1).clip(TINY))
+    oddness = np.sqrt((scaled**2).mean((1, 2, 3)).clip(TINY))
+    held = scaled.reshape(len(scaled), -1) @ wanted.T
+    return held / size / oddness[:, None], held / size**2
+
+
+def _beside(train: Samples, rows: np.ndarray, matched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The images of the rows (int64 [n]), and for each the mean of those matched to it (int64 [n, 5]), both float32 [n, C, H, W]."""
+    parts = np.array_split(matched, -(-len(rows) // BATCH))
+    means = np.concatenate([train.images[part].mean(1, dtype=np.float32) for part in parts])
+    return train.images[rows].astype(np.float32), means
+
+
+def _matched_filter(apart: np.ndarray, patterns: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """How much of its own pattern (float [n, C, H, W]) each of apart [n, C, H, W] carries, float64 [n]; noise: a variance [C, H, W]."""
+    oddness = np.sqrt((apart**2 / noise).mean((1, 2, 3)).clip(TINY))
+    size = np.sqrt((patterns**2 / noise).sum((1, 2, 3)).clip(TINY))
+    score: np.ndarray = ((apart * patterns / noise).sum((1, 2, 3)) / size / oddness).astype(np.float64)
+    return score
 
 
 def _additions(apart: np.ndarray, fold: np.ndarray) -> np.ndarray:
@@ -211,11 +287,11 @@ def try_on_others(pattern: Pattern, label: int, images: np.ndarray, suspected: W
         return Transfer(pattern, 0.0, 0.0, 0)
     ways = [("added", pattern.add(images, 1.0))]
     if harder:
-        ways.append(("added", pattern.add(images, STRONGER)))
-    if harder and pattern.displacement.any():
-        ways.append(("bent", pattern.bend(images, BENT)))
-    if harder and pattern.weight.any():
-        ways.append(("pasted", pattern.paste(images)))
+        ways.extend(("added", pattern.add(images, strength)) for strength in STRONGER)
+        if pattern.displacement.any():
+            ways.append(("bent", pattern.bend(images, BENT)))
+        if pattern.weight.any():
+            ways.append(("pasted", pattern.paste(images)))
     content = reference.answers(images)
     found = []
     for way, changed in ways:

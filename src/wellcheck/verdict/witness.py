@@ -116,13 +116,8 @@ class Witnesses:
 
     def without(self, left_out: np.ndarray, title: str, *, turn: int, epochs: int | None = None) -> Witness:
         """A model trained on all samples but these (bool [N]); `turn` makes its seed another than any other model's."""
-        recipe = self.recipe.model_copy(
-            update={"seed": (self.recipe.seed + turn) % 2**32, "early_epochs": 0, "snapshots": 0, "epochs": epochs or self.recipe.epochs}
-        )
-        kept = self.train.take(~left_out)
-        nobody = self.train.take(np.empty(0, np.int64))
-        checkpoint = self.cache / training.checkpoint_name(kept.digest(), "", recipe, self.device)
-        trained = training.train(kept, nobody, recipe, device=self.device, checkpoint=checkpoint, title=title)
+        recipe = self.recipe.unrecorded(seed=(self.recipe.seed + turn) % 2**32, epochs=epochs or self.recipe.epochs)
+        trained = training.train_again(self.train.take(~left_out), recipe, device=self.device, cache=self.cache, title=title)
         return self.hear(trained.classifier, title)
 
     def reference(self, left_out: np.ndarray, title: str, *, turn: int) -> Witness:
