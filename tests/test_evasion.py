@@ -245,6 +245,23 @@ def test_noise_of_the_same_size_does_less(trained: tuple[Classifier, Samples], n
     assert chance.success.mean() + 0.1 < found.success.mean()
 
 
+@pytest.mark.parametrize("steps", [1, 5])
+def test_pgd_takes_as_many_gradients_as_its_steps(trained: tuple[Classifier, Samples], steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [0]
+    slope = Victim._slope
+
+    def counted(*arguments: Any) -> Any:
+        asked[0] += 1
+        return slope(*arguments)
+
+    monkeypatch.setattr(Victim, "_slope", counted)
+    for restarts in (1, 3):
+        asked[0] = 0
+        (found,) = attacked(trained, "pgd_linf", budget=Budget(steps=steps, restarts=restarts, queries=1), epsilons=[1e-4])
+        assert not found.success.all()
+        assert asked[0] == steps * restarts
+
+
 def test_more_restarts_only_add(trained: tuple[Classifier, Samples]) -> None:
     one, more = (attacked(trained, "pgd_linf", "least_likely", budget=Budget(steps=5, restarts=count, queries=1)) for count in (1, 4))
     assert all(second.success[first.success].all() for first, second in zip(one, more, strict=True))

@@ -327,7 +327,8 @@ def test_a_signed_picture_is_grey_where_nothing_is_and_says_its_factor() -> None
     picture, factor = signed(np.array([[[0.0, -25.4, 12.7]]]))
     assert picture.tolist() == [[[128, 1, 192]]]
     assert factor == pytest.approx(5)
-    assert signed(np.zeros((1, 1, 1)))[0].tolist() == [[[128]]]
+    picture, factor = signed(np.zeros((1, 1, 1)))
+    assert (picture.tolist(), factor) == ([[[128]]], 0)
 
 
 @pytest.mark.parametrize("bent", [False, True])

@@ -45,6 +45,7 @@ def test_who_is_asked() -> None:
     some = second_opinions.choose(labels, asking(folds=3, samples=13))
     assert len(some.rows) <= 13 and set(labels[some.rows]) == {0, 4}
     assert some.rows[0] == 0 and some.rows[-1] == 51
+    assert second_opinions.choose(labels, asking(folds=2, samples=9)).too_few == {1: 0}  # none was drawn, and it is named all the same
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ class Asked:
     """Which samples there can be a second opinion on."""
 
     rows: np.ndarray  # int64 [n], in the order of the set
-    too_few: dict[int, int]  # labels that have fewer samples than there are folds, with their number: some model would not know them
+    too_few: dict[int, int]  # labels of which fewer are asked about than there are folds, with their number: some model would not know them
 
 
 def choose(labels: np.ndarray, settings: LabelErrors) -> Asked:
@@ -26,8 +26,8 @@ def choose(labels: np.ndarray, settings: LabelErrors) -> Asked:
     most = len(labels) if settings.samples is None else min(settings.samples, len(labels))
     # Evenly spread, for a folder comes sorted by class.
     rows = np.unique(np.linspace(0, len(labels) - 1, most).round().astype(int))
-    found, members = np.unique(labels[rows], return_counts=True)
-    too_few = {int(label): int(count) for label, count in zip(found, members, strict=True) if count < settings.folds}
+    found, members = np.unique(labels), np.bincount(labels[rows], minlength=int(labels.max(initial=0)) + 1)
+    too_few = {int(label): int(members[label]) for label in found if members[label] < settings.folds}
     enough = len(found) - len(too_few)
     if enough < 2:
         advice = "lower label_errors.folds" + ("" if most == len(labels) else " or raise label_errors.samples")

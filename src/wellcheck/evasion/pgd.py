@@ -24,8 +24,8 @@ def pgd_l2(batch: Batch, epsilon: float) -> torch.Tensor:
 def pgd(batch: Batch, epsilon: float, norm: Norm) -> torch.Tensor:
     """The nearest to what is wanted of all points on so many ways, float [n, C, H, W] in [0, 1]; a solved image goes no further.
 
-    The first way begins at the end of one steepest step as long as the radius: what that one solves (FGSM, in L∞) is solved. The others
-    begin anywhere in the ball.
+    The first way begins with a steepest step as long as the radius: what that one solves (FGSM, in L∞) is solved. The others begin anywhere
+    in the ball. Each takes as many gradients as the budget has steps.
     """
     best, steps = Best.of(batch), batch.budget.steps
     for turn in range(batch.budget.restarts):
@@ -33,9 +33,10 @@ def pgd(batch: Batch, epsilon: float, norm: Norm) -> torch.Tensor:
         if not len(left):
             break
         part = batch.take(left)
-        start = norm.within(part.clean, epsilon, batch.generator) if turn else epsilon * norm.steepest(part.slope.gradient)
+        first = turn == 0  # its first gradient is the one at the clean images
+        start = epsilon * norm.steepest(part.slope.gradient) if first else norm.within(part.clean, epsilon, batch.generator)
         way = Way(batch.victim, part.clean, part.task, norm, epsilon, step=REACH * epsilon / steps)
-        climb(way, part.moved(start), steps, best, left)
+        climb(way, part.moved(start), steps - first, best, left)
     return best.images
 
 

@@ -39,8 +39,9 @@ def sprite(images: np.ndarray, *, columns: int) -> str:
 
 
 def signed(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Signed values float [C, H, W] as an image uint8 on middle grey, and the factor that makes the largest of them just fit."""
-    factor = 127 / max(float(np.abs(values).max()), 1e-9)
+    """Signed values float [C, H, W] as an image uint8 on middle grey, and the factor that makes the largest just fit; 0 of zeros."""
+    largest = float(np.abs(values).max())
+    factor = 127 / largest if largest else 0.0
     return (128 + values * factor).round().astype(np.uint8), factor
 
 
