@@ -73,28 +73,41 @@ class Classifier(nn.Module):
         One cell [N, C, 1, 1] is spatial only where no layer before it had more.
         """
         spatial: list[torch.Tensor] = []
-        channels_last = False
 
-        def keep(module: nn.Module, inputs: object, output: object) -> None:
-            nonlocal channels_last
-            if isinstance(output, torch.Tensor) and output.ndim == 4:
-                if hasattr(module, "dims"):  # torchvision's Permute: its transformers work on [N, h, w, C]
-                    channels_last = module.dims == [0, 2, 3, 1]
-                maps = output.movedim(-1, 1) if channels_last else output
-                if not spatial or _cells(maps) > 1 or _cells(spatial[0]) == 1:
-                    spatial[:] = [maps]
+        def keep(name: str, module: nn.Module, output: torch.Tensor) -> None:
+            if output.ndim == 4 and (not spatial or _cells(output) > 1 or _cells(spatial[0]) == 1):
+                spatial[:] = [output]
 
-        # swin_v2 has maps of its windows' positions too, which are not of the images.
-        seen = [module for name, module in self.network.body.named_modules() if "cpb_mlp" not in name]
-        hooks = [module.register_forward_hook(keep) for module in seen]
-        try:
-            penultimate = self.embed(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        penultimate = self.watched(images, keep)
         if not spatial:
             raise InputError(f"{self.description.architecture}: no layer of its body has an output [N, C, h, w]: take feature_map out")
         return Activations(spatial[0], penultimate, self.network.head(penultimate))
+
+    def watched(self, images: torch.Tensor, see: Callable[[str, nn.Module, torch.Tensor], None]) -> torch.Tensor:
+        """The penultimate layer; on the way `see` gets the name, the module and the output of every part of the body, maps as [N, C, h, w].
+
+        The next part may change an output in place.
+        """
+        channels_last = False
+
+        def hook(name: str) -> Callable[[nn.Module, object, object], None]:
+            def watch(module: nn.Module, inputs: object, output: object) -> None:
+                nonlocal channels_last
+                if isinstance(output, torch.Tensor):
+                    if output.ndim == 4 and hasattr(module, "dims"):  # torchvision's Permute: its transformers work on [N, h, w, C]
+                        channels_last = module.dims == [0, 2, 3, 1]
+                    see(name, module, output.movedim(-1, 1) if channels_last and output.ndim == 4 else output)
+
+            return watch
+
+        # swin_v2 has maps of its windows' positions too, which are not of the images.
+        parts = [(name, module) for name, module in self.network.body.named_modules() if "cpb_mlp" not in name]
+        hooks = [module.register_forward_hook(hook(name)) for name, module in parts]
+        try:
+            return self.embed(images)
+        finally:
+            for one in hooks:
+                one.remove()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As PyTorch's, but weights that come from a file are given the versions of the layers, which mnasnet asks for."""

@@ -26,9 +26,11 @@ class _Block(nn.Module):
         same = stride == 1 and channels == width
         projection = nn.Sequential(nn.Conv2d(channels, width, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(width))
         self.shortcut = nn.Identity() if same else projection
+        self.activation = nn.ReLU()
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.shortcut(maps) + self.change(maps))
+        activated: torch.Tensor = self.activation(self.shortcut(maps) + self.change(maps))
+        return activated
 
 
 def resnet20(input_shape: tuple[int, int, int], classes: int) -> Network:

@@ -1,0 +1,231 @@
+"""Do two samples come from one distribution? The maximum mean discrepancy (MMD) of what a model makes of them, layer by layer.
+
+The null hypothesis is exchangeability: who belongs to which sample could have been drawn by lot. So it is drawn by lot, many times, and the
+share of draws that differ as much is the p-value; it holds at its level for any kernel and any number of samples. All layers see the same
+draws: the largest of their statistics has a null of its own, though layers depend on each other (which Fisher's method denies).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from wellcheck.errors import InputError
+
+Kernel = Literal["summed", "aggregated"]
+
+OCTAVES = 5  # Gaussian kernels, each twice as wide, in squares, as the next; the middle one's is the median squared distance
+ROWS = 1024  # of a Gram matrix worked on at a time
+COLUMNS = 8192  # of a layer
+TIE = 1e-4  # standard deviations: the same draw at another place of a matrix product differs by its rounding
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far apart two samples are."""
+
+    mmd: dict[str, float]  # by layer: the unbiased squared MMD of the kernel that says most
+    p_value: dict[str, float]  # by layer
+    combined: float  # p-value of all layers together
+
+
+def distances(values: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distances between all rows of values [N, D], float32 [N, N]; the diagonal is zero.
+
+    Raises InputError for values that are no numbers, and where all rows are the same: nothing could differ.
+    """
+    if values.ndim != 2 or not len(values):
+        raise InputError(f"twosample: activations must be [N, D] with N of at least 1, found {list(values.shape)}")
+    broken = ~np.concatenate([np.isfinite(values[start : start + ROWS]).all(1) for start in range(0, len(values), ROWS)])
+    if broken.any():
+        where = f"{int(broken.sum())} of {len(values)} rows, the first of them {int(broken.argmax())}"
+        raise InputError(f"twosample: activations must be finite numbers, and are not in {where}")
+    lengths, squared = np.zeros(len(values), np.float32), np.zeros((len(values), len(values)), np.float32)
+    for start in range(0, values.shape[1], COLUMNS):  # of a memory-mapped layer no more than these are in memory
+        part = values[:, start : start + COLUMNS].astype(np.float32)
+        part -= part.mean(0, dtype=np.float64).astype(np.float32)  # what all share would cost the products their digits
+        lengths += np.einsum("nd,nd->n", part, part)
+        for first in range(0, len(values), ROWS):
+            squared[first : first + ROWS] += part[first : first + ROWS] @ part.T
+    for first in range(0, len(values), ROWS):
+        rows = slice(first, first + ROWS)
+        squared[rows] *= -2
+        squared[rows] += lengths[rows, None]
+        squared[rows] += lengths
+        np.maximum(squared[rows], 0, out=squared[rows])
+    np.fill_diagonal(squared, 0)
+    if len(values) > 1 and not squared.any():
+        raise InputError(f"twosample: all {len(values)} rows of the layer are the same: no test can tell samples apart by it")
+    return squared
+
+
+def memberships(inside: np.ndarray, strata: np.ndarray | None, permutations: int, seed: int) -> np.ndarray:
+    """Who is in the first sample, as it is and in so many draws: bool [1 + permutations, N], the first row being `inside` (bool [N]).
+
+    Members change places within their stratum (int64 [N]) only: what is exchangeable then is who is alike in it.
+    """
+    if permutations < 1:
+        raise InputError(f"twosample: at least 1 permutation is needed, found {permutations}")
+    rng = np.random.default_rng(seed)
+    drawn = np.empty((permutations + 1, len(inside)), bool)
+    drawn[:] = inside
+    groups = [slice(None)] if strata is None else [np.flatnonzero(strata == one) for one in np.unique(strata)]
+    for group in groups:
+        drawn[1:, group] = rng.permuted(drawn[1:, group], axis=1)
+    return drawn
+
+
+def compare(layers: Iterable[tuple[str, np.ndarray]], drawn: np.ndarray, *, kernel: Kernel) -> Comparison:
+    """Compare two samples by the squared distances [N, N] of every layer, with `drawn` of `memberships`; distances are not kept.
+
+    MMD²ᵤ of Gretton et al. 2012 (JMLR 13, equation 3). The kernel is a sum of five Gaussians around the median distance, or, `aggregated`,
+    the largest of their five statistics (after Schrab et al. 2023, JMLR 24). Statistics are compared in standard deviations of their draws.
+    """
+    first, everyone = int(drawn[0].sum()), drawn.shape[1]
+    if min(first, everyone - first) < 2:
+        raise InputError(f"twosample: both samples must have at least 2 members, found {first} and {everyone - first}")
+    weights = np.ascontiguousarray(drawn.T, dtype=np.float32)
+    mmd, p_value, largest = {}, {}, np.full(len(drawn), -np.inf)
+    for name, squared in layers:
+        found = [discrepancies(gram, weights) for gram in grams(squared, kernel)]
+        scores = [standardised(one) for one in found]
+        score = np.max(scores, axis=0)
+        mmd[name] = float(found[int(np.argmax([one[0] for one in scores]))][0])
+        p_value[name] = permutation_p_value(score)
+        largest = np.maximum(largest, standardised(score))
+    if not mmd:
+        raise InputError("twosample: there is no layer to compare")
+    return Comparison(mmd, p_value, permutation_p_value(largest))
+
+
+def two_sample_test(
+    first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], *, kernel: Kernel = "summed", permutations: int, seed: int
+) -> Comparison:
+    """Compare two samples by their activations [n, D] and [m, D], by layer. Raises InputError as `distances` and `compare`."""
+    if first.keys() != second.keys():
+        raise InputError(f"twosample: the samples have different layers: {', '.join(first)} and {', '.join(second)}")
+    sizes = {len(values) for values in first.values()}, {len(values) for values in second.values()}
+    if any(len(size) != 1 for size in sizes):
+        raise InputError("twosample: every layer must have as many rows as the sample has members")
+    (here,), (there,) = sizes
+    drawn = memberships(np.arange(here + there) < here, None, permutations, seed)
+    return compare(((name, distances(np.concatenate([first[name], second[name]]))) for name in first), drawn, kernel=kernel)
+
+
+def grams(squared: np.ndarray, kernel: Kernel) -> Iterator[np.ndarray]:
+    """The kernel matrices of squared distances float32 [N, N], float32 [N, N] each: off the diagonal their mean is zero, on it they are.
+
+    A constant taken from every pair changes no discrepancy and saves digits. The median is of the pooled sample, and so the same for all
+    draws. exp(−d / 2s) squared is exp(−d / s): one exponential gives all octaves.
+    """
+    widest = np.float32(-median_distance(squared) * 2 ** (OCTAVES // 2))
+    if kernel == "aggregated":
+        gaussian = np.exp(squared / widest)
+        for octave in range(OCTAVES):
+            if octave:
+                gaussian *= gaussian
+            yield _centred(gaussian.copy())
+        return
+    summed = np.empty_like(squared)
+    for start in range(0, len(squared), ROWS):  # a block stays in the cache, and no second matrix is needed
+        rows = slice(start, start + ROWS)
+        gaussian = np.exp(squared[rows] / widest)
+        summed[rows] = gaussian
+        for _ in range(OCTAVES - 1):
+            gaussian *= gaussian
+            summed[rows] += gaussian
+    yield _centred(summed)
+
+
+def _centred(gram: np.ndarray) -> np.ndarray:
+    np.fill_diagonal(gram, 0)
+    gram -= np.float32(gram.sum(dtype=np.float64) / (len(gram) * (len(gram) - 1)))
+    np.fill_diagonal(gram, 0)
+    return gram
+
+
+def median_distance(squared: np.ndarray) -> float:
+    """The median of the squared distances [N, N] of all pairs; of those that are not the same, if most are. 1 if all are."""
+    pairs = np.concatenate([row[place + 1 :] for place, row in enumerate(squared)])
+    middle = float(np.median(pairs, overwrite_input=True))
+    return middle or float(np.median(pairs[pairs > 0])) if pairs.any() else 1.0
+
+
+def discrepancies(gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The unbiased squared MMD of every draw, float64 [B]: gram float32 [N, N] with a zero diagonal; weights a, float32 [N, B], in {0, 1}.
+
+    One matrix product for all draws: a'Ka is the sum within the first sample, and the row sums of K give the rest.
+    """
+    first = int(weights[:, 0].sum())
+    second = len(gram) - first
+    products = gram @ weights
+    products *= weights
+    within = products.sum(0, dtype=np.float64)
+    rows = gram.sum(1, dtype=np.float64)
+    reached = rows @ weights
+    between, other = reached - within, rows.sum() - 2 * reached + within
+    found: np.ndarray = within / (first * (first - 1)) + other / (second * (second - 1)) - 2 * between / (first * second)
+    return found
+
+
+def standardised(statistics: np.ndarray) -> np.ndarray:
+    """In standard deviations from the mean of all draws, float64 [B]; the draw that was made counts as one of them, for so it is exact."""
+    apart: np.ndarray = statistics - statistics.mean()
+    return apart / max(float(apart.std()), TINY)
+
+
+def permutation_p_value(scores: np.ndarray) -> float:
+    """The share of draws whose score [B] is as large as that of the first, which counts (Phipson and Smyth 2010): never zero."""
+    return float((scores >= scores[0] - TIE).mean())
+
+
+def matched(available: np.ndarray, wanted: np.ndarray, *, each: int = 1, rng: np.random.Generator) -> np.ndarray:
+    """Rows of a reference with the queries' mix of classes, int64 [n]: for every query `each` of its class at random, if there are as many.
+
+    available: int64 [R], the classes that the model sees in the reference; wanted: int64 [m], in the queries.
+    """
+    order = rng.permutation(len(available))
+    chosen = []
+    for label, count in zip(*np.unique(wanted, return_counts=True), strict=True):
+        chosen.append(order[available[order] == label][: each * count])
+    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """How much each of m queries looks like the other queries, and not like the reference."""
+
+    witness: np.ndarray  # float64 [m], by layer in standard deviations of natural inputs, summed: more is more suspicious
+    p_value: np.ndarray  # float64 [m], the share of natural inputs that look as much so
+
+
+def suspicions(queries: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], calibration: Mapping[str, np.ndarray]) -> Suspicion:
+    """Score every query by the MMD's witness function, signed, and make a conformal p-value of it.
+
+    The witness at x is the mean kernel to the other queries less that to the reference (Gretton et al. 2012, section 2.3). Natural inputs
+    that are in neither (`calibration`) are held against the same queries less the one that is scored, so that a natural query ranks among
+    them by lot (Vovk et al. 2005, section 2.2). All three: activations [n, D] by layer.
+    """
+    total = np.zeros(1)
+    for name, asked in queries.items():
+        found = np.concatenate(_witness(asked, reference[name], calibration[name]))
+        total = total + (found - found.mean(0)) / found.std(0).clip(TINY)
+    return Suspicion(total[0], (total >= total[0] - TIE).mean(0))
+
+
+def _witness(queries: np.ndarray, reference: np.ndarray, calibration: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The witness at each query without itself, float64 [1, m], and at each natural input without the same query, float64 [c, m]."""
+    count, known = len(queries), len(reference)
+    if min(count, known) < 2:
+        raise InputError(f"twosample: at least 2 queries and 2 of reference are needed, found {count} and {known}")
+    squared = distances(np.concatenate([queries, reference, calibration]))
+    asked, of_reference, natural = slice(0, count), slice(count, count + known), slice(count + known, None)
+    widest = -median_distance(squared[of_reference, of_reference]) * 2 ** (OCTAVES // 2)
+    near = np.sum([np.exp(squared / np.float32(widest / 2**octave)) for octave in range(OCTAVES)], axis=0)
+    np.fill_diagonal(near, 0)
+    to_reference = near[:, of_reference].mean(1, dtype=np.float64)
+    to_queries = near[:, asked].sum(1, dtype=np.float64)
+    others = (to_queries[natural, None] - near[natural, asked]) / (count - 1)
+    return (to_queries[asked] / (count - 1) - to_reference[asked])[None], others - to_reference[natural, None]
