@@ -31,7 +31,7 @@ from wellcheck.samples import Description, Samples
 
 CPU = torch.device("cpu")
 BUDGET = Budget(steps=6, restarts=2, queries=40)
-SEARCHES: tuple[AttackName, ...] = ("pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble")
+SEARCHES: tuple[AttackName, ...] = ("pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble", "feature_matching")
 CONTROLS: tuple[AttackName, ...] = ("noise_linf", "noise_l2")
 GOALS: tuple[GoalName, ...] = get_args(GoalName)
 SIZES = {LINF: (0.02, 0.08, 0.3), L2: (0.3, 1.2, 4.0)}
@@ -260,6 +260,26 @@ def test_pgd_takes_as_many_gradients_as_its_steps(trained: tuple[Classifier, Sam
         (found,) = attacked(trained, "pgd_linf", budget=Budget(steps=steps, restarts=restarts, queries=1), epsilons=[1e-4])
         assert not found.success.all()
         assert asked[0] == steps * restarts
+
+
+def test_matched_features_are_nearer_to_a_natural_image_than_pgds(trained: tuple[Classifier, Samples]) -> None:
+    classifier, samples = trained
+    names: tuple[AttackName, ...] = ("pgd_linf", "feature_matching")
+    apart = {}
+    for name in names:
+        (found,) = attacked(trained, name, epsilons=[0.3], budget=Budget(steps=30, restarts=1, queries=1))
+        with torch.inference_mode():
+            natural, features = (classifier.embed(torch.from_numpy(images)) for images in (samples.images, found.images))
+        same = torch.from_numpy(found.label_after[:, None] == found.label_before)
+        apart[name] = torch.cdist(features, natural).masked_fill(~same, torch.inf).amin(1)[torch.from_numpy(found.success)]
+    assert len(apart["feature_matching"]) > 40
+    assert apart["feature_matching"].median() < 0.5 * apart["pgd_linf"].median()
+
+
+def test_without_an_image_that_is_answered_otherwise_features_have_no_guide(trained: tuple[Classifier, Samples]) -> None:
+    classifier, samples = trained
+    (found,) = attacked((classifier, samples.take(np.array([0]))), "feature_matching", epsilons=[0.3])
+    np.testing.assert_allclose(found.images, samples.images[:1] / 255, atol=1e-6)
 
 
 def test_more_restarts_only_add(trained: tuple[Classifier, Samples]) -> None:

@@ -30,11 +30,10 @@ def as_pixels(images: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(images).to(device).float() / 255
 
 
-def answers(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
-    """Logits float [n, K] of images that ask for gradients; `by_image` alone may differentiate them, for the weights get none."""
+def answers(network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+    """What a classifier, or a part of one, makes of images that ask for gradients, float [n, …]; weights get none: see `by_image`."""
     with OnlyByImage() if images.device.type == "cpu" else nullcontext():
-        logits: torch.Tensor = classifier(images).float()
-    return logits
+        return network(images).float()
 
 
 def together(images: np.ndarray | torch.Tensor, most: int) -> int:

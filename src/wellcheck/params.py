@@ -29,7 +29,9 @@ DetectorName = Literal[
     "centroid_tsne", "centroid_penultimate", "knn_disagreement", "spectral_signatures", "activation_clustering", "spectre", "scan",
     "loss_ranking", "mixture", "trigger_inversion", "strip", "agpd", "beatrix",
 ]  # fmt: skip
-AttackName = Literal["fgsm", "max_normed", "pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble", "noise_linf", "noise_l2"]
+AttackName = Literal[
+    "fgsm", "max_normed", "pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble", "feature_matching", "noise_linf", "noise_l2",
+]  # fmt: skip
 L2_ATTACKS: frozenset[AttackName] = frozenset({"pgd_l2", "noise_l2"})  # epsilon is the length of the whole change
 GoalName = Literal["untargeted", "random_class", "least_likely"]
 # What a detector needs stands here so that a mistake is found before anything runs; the registry in detectors/ reads it.

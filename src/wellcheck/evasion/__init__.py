@@ -10,6 +10,7 @@ from wellcheck.errors import InputError
 from wellcheck.evasion.apgd import apgd_ce, apgd_dlr
 from wellcheck.evasion.batch import Batch, Budget
 from wellcheck.evasion.ensemble import ensemble
+from wellcheck.evasion.feature_matching import feature_matching
 from wellcheck.evasion.fgsm import fgsm
 from wellcheck.evasion.goals import set_task
 from wellcheck.evasion.max_normed import max_normed
@@ -42,6 +43,7 @@ ATTACKS: dict[AttackName, Attack] = {
     "apgd_dlr": Attack(apgd_dlr, LINF),
     "square": Attack(square, LINF),
     "ensemble": Attack(ensemble, LINF),
+    "feature_matching": Attack(feature_matching, LINF),
     "noise_linf": Attack(noise_linf, LINF),
     "noise_l2": Attack(noise_l2, L2),
 }

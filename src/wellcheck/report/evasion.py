@@ -23,6 +23,7 @@ WORDS = {
     "apgd_dlr": "Auto-PGD (logit ratio)",
     "square": "Square",
     "ensemble": "ensemble",
+    "feature_matching": "feature matching",
     "noise_linf": "noise (L∞)",
     "noise_l2": "noise (L2)",
 }
