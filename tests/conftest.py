@@ -13,7 +13,7 @@ settings.register_profile("wellcheck", max_examples=40, deadline=None, derandomi
 settings.load_profile("wellcheck")
 
 
-LONGEST = ("test_pipeline_experiments.py", "test_pipeline.py", "test_verdict.py")
+LONGEST = ("test_pipeline.py", "test_report.py", "test_verdict.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

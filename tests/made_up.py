@@ -82,6 +82,7 @@ def make_files(folder: Path, case: Case, seed: int = 0) -> Files:
     write_label_errors(files, sets.poisoned, case)
     write_explanations(files, sets.test, case, rng)
     write_evasion(files, sets.test, case.classes, rng)
+    write_watch(files, sets.test, case, rng)
     flagged = write_verdict(files, sets, case, rng)
     write_scores(files, sets, case, flagged, len(mapped), rng)
     kept = {
@@ -89,8 +90,9 @@ def make_files(folder: Path, case: Case, seed: int = 0) -> Files:
         files.perfect_filter_train: np.setdiff1d(np.arange(case.training), sets.planted),
         files.random_filter_train: np.arange(case.training - len(flagged)),
     }
+    dots = np.zeros((case.training, 1, 1, 1), np.uint8)  # of these no picture is shown
     for path, rows in kept.items():
-        samples.write(path, sets.poisoned.take(rows))
+        samples.write(path, Samples(ids, dots, sets.poisoned.labels, sets.poisoned.description).take(rows))
     return files
 
 
@@ -136,6 +138,29 @@ def write_evasion(files: Files, test: Samples, classes: int, rng: np.random.Gene
     goals = dict.fromkeys(settings.goals, told_rates)
     relation = {goal: asdict(disparity.correlation(rates, rates)) for goal in goals}
     write_json(files.disparity, {"missed": told_rates, "attacked": goals, "correlation": relation, "confused_pairs": pairs})
+
+
+def write_watch(files: Files, test: Samples, case: Case, rng: np.random.Generator) -> None:
+    """What watching traffic leaves: two layers, two sizes of two kinds of traffic, five suspicious inputs, maps of twenty."""
+    rates = {"layers": {"activation_1": 0.1, "penultimate": 0.9}, "combined": 0.8, "combined_interval": [0.7, 0.9]}
+    told = {"queries": 50, "changed": 50, "success": 0.4, **rates}
+    sized = [{"kind": kind, "epsilon": epsilon, **told} for kind in ("pgd", "gaussian_noise") for epsilon in (0.01, 0.2)]
+    natural = {"kind": "natural", "epsilon": None, **told, "success": None, "changed": 0}
+    figures: dict[str, Any] = {"level": 0.05, "false_alarm_rate": 0.04, "false_alarm_interval": [0.02, 0.1], "epsilon": 0.2, **rates}
+    figures |= {"attack": "pgd", "trials": 100, "permutations": 199, "queries": 50, "natural": 80, "silent_layers": ["activation_2"]}
+    figures |= {"traffic": [natural, *sized, {"kind": "blur", "epsilon": None, **told}], "mixed": [{"share": 0.5, **told}]}
+    figures["per_sample"] = {"auroc": 0.9, "flagged": 0.6, "false_flag_rate": 0.05, "false_flag_interval": [0.01, 0.1], "samples": 80}
+    write_json(files.watched, figures)
+    shown = test.images[:5]
+    save_file({"suspicious": shown, "natural": shown[::-1].copy()}, files.watched_images)
+    inputs = [
+        {"sample_id": int(sample), "witness": 2.0, "p_value": 0.01, "label": int(label), "answer": 0, "attacked": bool(label % 2)}
+        for sample, label in zip(test.sample_id[:5], test.labels[:5], strict=True)
+    ]
+    write_json(files.suspicious, {"inputs": inputs})
+    points = {f"{name}_{axis}": rng.normal(size=20).astype(np.float32) for name in ("input", "penultimate", "one_answer") for axis in "xy"}
+    points["one_answer_x"][:7] = np.nan
+    write_columns(files.watched_maps, {"sample_id": np.arange(20), "attacked": np.arange(20) >= 10, "answer": np.zeros(20, int), **points})
 
 
 def write_label_errors(files: Files, train: Samples, case: Case) -> None:

@@ -12,6 +12,13 @@ from wellcheck.errors import InputError
 from wellcheck.projections import neighbourhood_preservation, tsne
 
 BLOBS = np.repeat(np.arange(3), 40)
+THREADS = projections.THREADS
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps of so few points that threads would only wait for each other, and for the other tests."""
+    monkeypatch.setattr(projections, "THREADS", 1)
 
 
 def blobs(seed: int = 0, apart: float = 50.0) -> np.ndarray:
@@ -64,7 +71,8 @@ def test_the_input_is_left_alone() -> None:
     assert np.array_equal(features, blobs())
 
 
-def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
+def test_the_same_seed_gives_the_same_bytes_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projections, "THREADS", THREADS)
     code = (
         "import hashlib, numpy as np; from wellcheck.projections import tsne;"
         "features = np.random.default_rng(0).standard_normal((700, 64)).astype(np.float32);"

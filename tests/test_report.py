@@ -59,7 +59,7 @@ def test_a_trigger_planted_nowhere_is_a_control_run(tmp_path: Path) -> None:
 def test_without_a_truth_nothing_is_claimed(tmp_path: Path) -> None:
     page = page_of(tmp_path, Case(planted=0))
     assert "Nothing was planted by wellcheck" in page
-    for absent in ('id="backdoor"', "attack success", "AUROC", "poisoned model", "poisoned, train", 'class="planted"'):
+    for absent in ('id="backdoor"', "attack success", "<th>AUROC</th>", "poisoned model", "poisoned, train", 'class="planted"'):
         assert absent not in page, absent
 
 

@@ -1,10 +1,15 @@
 """A checkout in a temporary folder and the commands that a person types there."""
 
+import io
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
@@ -20,10 +25,13 @@ QUICK = {
     "film: 60": "film: 3",
     "steps: 40": "steps: 3",
     "samples: 100 ": "samples: 30 ",
+    "trials: 100 ": "trials: 5 ",
+    "epsilons: [0.03, 0.1, 0.2]": "epsilons: [0.1]",
+    "steps: 20": "steps: 3",
 }
 ALL = {
     "download", "split", "poison", "train@clean", "train@poisoned", "train@cleansed", "train@perfect_filter",
-    "train@random_filter", "attack", "evaluate", "evasion", "disparity", "embed@clean", "embed@poisoned", "project@clean",
+    "train@random_filter", "attack", "evaluate", "evasion", "disparity", "twosample", "embed@clean", "embed@poisoned", "project@clean",
     "project@poisoned", "detect", "verdict@clean", "verdict@poisoned", "cleanse", "controls", "label_errors", "explain", "assess",
     "report",
 }  # fmt: skip
@@ -54,17 +62,25 @@ def replace(folder: Path, changes: dict[str, str]) -> None:
 def run_stage(folder: Path, script: str, *arguments: str, fails: bool = False, **changes: str) -> str:
     """Run a stage with changed params and return its summary, or what it complained of.
 
+    It runs as its script does, but in this process: a new one would spend three seconds on importing PyTorch.
     A key that stands in several sections is meant in the stage's own; another's is named as `**{"train.epochs": "2"}`.
     """
     lines = (folder / "params.yaml").read_text().splitlines()
     for key, value in changes.items():
         lines[_line_of(lines, key, script)] = f"  {key.rpartition('.')[2]}: {value}"
     (folder / "params.yaml").write_text("\n".join([*lines, ""]))
-    environment = {**os.environ, "WELLCHECK_CACHE": str(folder / "cache")}
-    command = [sys.executable, str(ROOT / "stages" / f"{script}.py"), *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == int(fails), done.stderr
-    return done.stderr if fails else done.stdout
+    path, status = str(ROOT / "stages" / f"{script}.py"), 0
+    told, complaint = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(told), redirect_stderr(complaint):
+        patch.chdir(folder)
+        patch.setenv("WELLCHECK_CACHE", str(folder / "cache"))
+        patch.setattr(sys, "argv", [path, *arguments])
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as end:
+            status = int(end.code or 0)
+    assert status == int(fails), complaint.getvalue()
+    return (complaint if fails else told).getvalue()
 
 
 def _line_of(lines: list[str], key: str, script: str) -> int:
@@ -79,6 +95,11 @@ def _line_of(lines: list[str], key: str, script: str) -> int:
     if not section and len(found) == 1:
         (section,) = found
     return found[section or script]
+
+
+def stages_run(output: str) -> set[str]:
+    """The stages that really ran, from what DVC printed."""
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
 
 
 class Project:
@@ -113,8 +134,7 @@ class Project:
 
     def repro(self) -> set[str]:
         """Run the pipeline and return the stages that really ran."""
-        output = self.dvc("repro")
-        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+        return stages_run(self.dvc("repro"))
 
     def restore(self) -> None:
         """Back to what was committed, files of DVC's included."""

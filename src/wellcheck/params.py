@@ -33,6 +33,7 @@ AttackName = Literal[
     "fgsm", "max_normed", "pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble", "feature_matching", "noise_linf", "noise_l2",
 ]  # fmt: skip
 L2_ATTACKS: frozenset[AttackName] = frozenset({"pgd_l2", "noise_l2"})  # epsilon is the length of the whole change
+ShiftName = Literal["blur", "brightness", "rotation"]
 GoalName = Literal["untargeted", "random_class", "least_likely"]
 # What a detector needs stands here so that a mistake is found before anything runs; the registry in detectors/ reads it.
 LAYERS_READ: dict[DetectorName, tuple[LayerName, ...]] = {
@@ -269,6 +270,41 @@ class Disparity(Section):
     pairs: Count  # so many pairs of confused classes
 
 
+class TwoSample(Section):
+    """Whether traffic can be told from natural inputs by what the layers make of it."""
+
+    layers: Annotated[list[str], Field(min_length=1)]  # regular expressions, each of which must match a layer's whole name
+    pooling: Literal["pooled", "flattened"]
+    features: Literal["whitened", "plain"]
+    kernel: Literal["summed", "aggregated"]
+    attacks: list[AttackName]  # beside PGD that takes all its steps
+    epsilons: Annotated[list[Epsilon], Field(min_length=1)]  # of every attack, and the standard deviation of noise
+    steps: Count
+    shifts: list[ShiftName]
+    shares: list[Annotated[float, Field(gt=0, lt=1)]]  # of PGD's images at the largest epsilon in mixed traffic
+    images: Annotated[int, Field(ge=20)] | None  # so many test images at most; null: all
+    samples: Annotated[int, Field(ge=4)]  # queries in one test, and as many of the reference
+    trials: Count
+    permutations: Annotated[int, Field(ge=19)]
+    level: Share
+    listed: Count  # so many of the most suspicious queries
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "TwoSample":
+        for values, name in ((self.attacks, "attacks"), (self.epsilons, "epsilons"), (self.shifts, "shifts"), (self.shares, "shares")):
+            if len({f"{value:g}" if isinstance(value, float) else value for value in values}) < len(values):
+                raise ValueError(f"twosample.{name}: found {values}, expected each once")
+        by_length = [name for name in self.attacks if name in L2_ATTACKS]
+        if by_length:
+            raise ValueError(f"twosample.attacks: found {', '.join(by_length)}, whose epsilon is no change of a pixel")
+        if (self.permutations + 1) * self.level < 1:
+            raise ValueError(
+                f"twosample.permutations: found {self.permutations}, with which no p-value is as small as the level {self.level}"
+            )
+        return self
+
+
 class Report(Section):
     """What the report shows."""
 
@@ -297,6 +333,7 @@ class Params(Section):
     explain: Explain
     evasion: Evasion
     disparity: Disparity
+    twosample: TwoSample
     report: Report
 
     @model_validator(mode="after")

@@ -27,14 +27,15 @@ Output = Annotated[Path, typer.Option()]
 # Seconds are no DVC output: they differ at every run, and an output that differs reruns everything below it.
 SECONDS = Path(".wellcheck/seconds")
 
-_remembered: dict[str, Any] = {"parts": {}}
+_remembered: dict[str, Any] = {}
 
 
 def run(main: Callable[..., str]) -> None:
     """Run `main` as this process: exit 0 with its summary, 1 with one line about bad input, 130 on Ctrl-C."""
     # From a subfolder DVC gives the stage's full address, ../dvc.yaml:train@clean.
     name = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem).rpartition(":")[2]
-
+    _remembered.clear()
+    _remembered["parts"] = {}
     signature, bundles = _spread(main)
 
     @functools.wraps(main)

@@ -5,7 +5,7 @@ share of draws that differ as much is the p-value; it holds at its level for any
 draws: the largest of their statistics has a null of its own, though layers depend on each other (which Fisher's method denies).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,7 +61,7 @@ def distances(values: np.ndarray) -> np.ndarray:
     return squared
 
 
-def memberships(inside: np.ndarray, strata: np.ndarray | None, permutations: int, seed: int) -> np.ndarray:
+def memberships(inside: np.ndarray, strata: np.ndarray | None, permutations: int, seed: int | Sequence[int]) -> np.ndarray:
     """Who is in the first sample, as it is and in so many draws: bool [1 + permutations, N], the first row being `inside` (bool [N]).
 
     Members change places within their stratum (int64 [N]) only: what is exchangeable then is who is alike in it.

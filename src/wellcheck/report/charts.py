@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 420, 250
@@ -60,6 +61,22 @@ def line_chart(
                 told = f"<title>{escape(line.name)}: {_number(y)} at {_number(x)}</title>"
                 parts.append(f'<circle class="dot {escape(line.style)}" cx="{across:.1f}" cy="{down:.1f}" r="3.5">{told}</circle>')
     return _framed(title, parts, [(line.name, line.style) for line, points in drawn if points and line.listed])
+
+
+def scatter(groups: Sequence[tuple[str, str, np.ndarray]], *, title: str) -> Markup:
+    """Points without axes: (name, CSS class, float [n, 2]) for each group, the last on top. Points that are no numbers are left out."""
+    points = [(name, style, where[np.isfinite(where).all(1)]) for name, style, where in groups]
+    everything = np.concatenate([where for _, _, where in points])
+    if not len(everything):
+        return Markup("<p class='quiet'>Nothing to draw.</p>")
+    low, high = everything.min(0), everything.max(0)
+    scale = np.array([WIDTH - 12, HEIGHT - 12]) / np.maximum(high - low, 1e-9)
+    parts = []
+    for name, style, where in points:
+        # One path for all points of a group: the round ends of lines of no length.
+        path = "".join(f"M{x:.0f} {y:.0f}h0" for x, y in 6 + (where - low) * scale)
+        parts.append(f'<path class="points {escape(style)}" d="{path}"><title>{escape(name)}</title></path>')
+    return _framed(title, parts, [(name, style) for name, style, _ in points])
 
 
 def histogram(groups: Sequence[Bars], edges: Sequence[float], *, title: str, x_label: str, y_label: str) -> Markup:

@@ -57,6 +57,10 @@ class Files:
     evasion_outcomes: Path
     evasion_images: Path
     disparity: Path
+    watched: Path
+    watched_images: Path
+    watched_maps: Path
+    suspicious: Path
 
 
 @dataclass(frozen=True)

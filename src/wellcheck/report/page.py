@@ -22,6 +22,7 @@ from wellcheck.report.maps import build_maps
 from wellcheck.report.pictures import SPRITE_SIDE, THUMBNAIL_SIDE, data_uri
 from wellcheck.report.rounding import chance, figure, percent
 from wellcheck.report.verdict import MOST_FLAGGED, verdict
+from wellcheck.report.watch import watch
 from wellcheck.report.wording import aim, summary, trigger_name
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -57,6 +58,7 @@ def _render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], e
         "label_errors": label_errors(evidence, most=most),
         "explanations": explanations(evidence, most=most),
         "evasion": evasion(evidence, params, most=most),
+        "watch": watch(evidence, most=most),
         "article": beside_article(evidence, params, experiment),
     }
     template = environment().get_template("report.html.j2")
@@ -236,7 +238,13 @@ def beside_article(evidence: Evidence, params: Params, experiment: Experiment | 
     """The article's figures beside this run's, and every setting that is not the experiment's."""
     if experiment is None:
         return None
-    others = {"evasion": "evasion", "disparity": "disparity", "explain": "explanations", "label_errors": "label_errors"}
+    others = {
+        "evasion": "evasion",
+        "disparity": "disparity",
+        "explain": "explanations",
+        "label_errors": "label_errors",
+        "adversarial_detection": "watched",
+    }
     metrics = {name: read_json(getattr(evidence.files, field)) for name, field in others.items()}
     ours = {"classify": evidence.classify, "history": {variant: rows[-1] for variant, rows in evidence.history.items()}, **metrics}
     figures = [

@@ -1,0 +1,102 @@
+"""The section on traffic: whether attacked inputs can be told from natural ones by what the layers make of them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from wellcheck.artifacts import read_columns, read_json, read_tensors
+from wellcheck.report.charts import SERIES_STYLES, Line, line_chart, scatter
+from wellcheck.report.evasion import WORDS
+from wellcheck.report.evidence import Evidence
+from wellcheck.report.pictures import THUMBNAIL_SIDE, data_uri, shrink
+
+KINDS = WORDS | {
+    "natural": "natural inputs: false alarms",
+    "pgd": "PGD, all steps",
+    "pgd_linf": "PGD that stops when the answer changes",
+    "gaussian_noise": "Gaussian noise",
+    "blur": "natural, blurred",
+    "brightness": "natural, brighter",
+    "rotation": "natural, turned",
+    "trigger": "natural with the trigger, on the poisoned model",
+}
+MOST_LAYERS = 24  # rows of the table, evenly spread over the network
+MAPS = {"input": "the images themselves", "one_answer": "the last layer, of the most frequent answer alone"}
+
+
+def watch(evidence: Evidence, *, most: int) -> dict[str, Any]:
+    """What the section shows, by part."""
+    found = read_json(evidence.files.watched)
+    kinds = dict.fromkeys(one["kind"] for one in found["traffic"])
+    curves = {name: [one for one in found["traffic"] if one["kind"] == name] for name in kinds}
+    return {
+        **{key: found[key] for key in ("level", "false_alarm_rate", "false_alarm_interval", "combined", "epsilon", "trials", "queries")},
+        "per_sample": found["per_sample"],
+        "charts": list(_charts(curves, found["mixed"])),
+        "layers": _layers(curves),
+        "epsilons": [one["epsilon"] for one in curves["pgd"]],
+        "traffic": [{**one, "name": KINDS[one["kind"]]} for one in found["traffic"]],
+        "mixed": found["mixed"],
+        "silent": found["silent_layers"],
+        "inputs": _inputs(evidence, most),
+        "maps": list(_maps(evidence)),
+    }
+
+
+def _charts(curves: Mapping[str, list[dict[str, Any]]], mixed: list[dict[str, Any]]) -> Iterator[Markup]:
+    """Alarms over the size of the change, and over how many of the inputs are attacked."""
+    sized = {name: rows for name, rows in curves.items() if rows[0]["epsilon"] is not None}
+    start = curves["natural"][0]["combined"]
+    lines = [
+        Line(
+            KINDS[name],
+            "rest" if name == "gaussian_noise" else f"series{place % SERIES_STYLES}",
+            [0.0, *(one["epsilon"] for one in rows)],
+            [start, *(one["combined"] for one in rows)],
+        )
+        for place, (name, rows) in enumerate(sized.items())
+    ]
+    alarms, size = "share of tests with an alarm", "largest change of a pixel (1 is white)"
+    yield line_chart(lines, title="Alarms, all inputs changed", x_label=size, y_label=alarms, y_range=(0, 1), marks=True)
+    line = Line(KINDS["pgd"], "series0", [0.0, *(one["share"] for one in mixed)], [start, *(one["combined"] for one in mixed)])
+    share = "share of the inputs that are attacked"
+    yield line_chart([line], title="Alarms in mixed traffic", x_label=share, y_label=alarms, y_range=(0, 1), marks=True)
+
+
+def _layers(curves: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Per layer how often natural inputs and PGD at every size raise an alarm."""
+    names = list(curves["natural"][0]["layers"])
+    shown = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, MOST_LAYERS).round().astype(int))]
+    columns = [*curves["natural"], *curves["pgd"]]
+    rows = [{"name": name, "rates": [one["layers"][name] for one in columns]} for name in shown]
+    return [*rows, {"name": "all together", "rates": [one["combined"] for one in columns]}]
+
+
+def _inputs(evidence: Evidence, most: int) -> list[dict[str, Any]]:
+    """The most suspicious inputs, each beside a natural one with the same answer."""
+    kept, listed = read_tensors(evidence.files.watched_images), read_json(evidence.files.suspicious)["inputs"]
+    names = evidence.description.class_names
+    pictures, beside = (shrink(kept[name], THUMBNAIL_SIDE) for name in ("suspicious", "natural"))
+    return [
+        {
+            "uri": data_uri(picture),
+            "beside": data_uri(other),
+            "id": one["sample_id"],
+            "answer": names[one["answer"]],
+            "label": names[one["label"]],
+            "p_value": one["p_value"],
+            "attacked": one["attacked"],
+        }
+        for picture, other, one in zip(pictures[:most], beside[:most], listed, strict=False)
+    ]
+
+
+def _maps(evidence: Evidence) -> Iterator[Markup]:
+    """t-SNE of natural and attacked inputs, from the images to the last layer."""
+    table = read_columns(evidence.files.watched_maps)
+    for name in [column.removesuffix("_x") for column in table if column.endswith("_x")]:
+        where = np.column_stack([table[f"{name}_x"], table[f"{name}_y"]])
+        groups = [("natural", "series0", where[~table["attacked"]]), ("attacked", "series1", where[table["attacked"]])]
+        yield scatter(groups, title=MAPS.get(name, name))

@@ -1,0 +1,183 @@
+"""How often the two-sample test tells traffic from natural inputs, and which single inputs it suspects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from wellcheck.embeddings.named_layers import Captured, capture_layers, choose_layers
+from wellcheck.errors import InputError
+from wellcheck.metrics import Interval, proportion_interval, ranking
+from wellcheck.models import Classifier
+from wellcheck.params import TwoSample
+from wellcheck.progress import progress
+from wellcheck.twosample import compare, distances, matched, memberships, suspicions
+
+LEAST = 20  # test images
+NORM_SHARE = 0.2  # of the test images, by which activations are whitened; the others are reference and queries by turns
+SHRINKAGE = 0.1  # of a covariance towards a multiple of the identity
+WIDEST = 1024  # of a layer that is whitened: of wider ones each value is scaled by itself
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Norm:
+    """What is usual for a layer: the mean of every class that the model sees, and how activations scatter about it."""
+
+    means: np.ndarray  # float32 [K, D]
+    whitening: np.ndarray  # float32 [D, d], or [D] where the layer is wide
+
+    @classmethod
+    def of(cls, values: np.ndarray, labels: np.ndarray, classes: int) -> "Norm":
+        """Fit to values [N, D] of natural inputs, answered as labels int64 [N]; a class of fewer than two has the mean of all."""
+        values = values.astype(np.float32)
+        means = np.tile(values.mean(0), (classes, 1))
+        for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+            if count > 1:
+                means[label] = values[labels == label].mean(0)
+        apart = values - means[labels]
+        variance = max(float(apart.var()), TINY)
+        if values.shape[1] > WIDEST:
+            return cls(means, 1 / np.sqrt(apart.var(0) + SHRINKAGE * variance))
+        covariance = apart.T.astype(np.float64) @ apart / len(apart) + SHRINKAGE * variance * np.eye(values.shape[1])
+        lengths, axes = np.linalg.eigh(covariance)
+        return cls(means, (axes / np.sqrt(lengths)).astype(np.float32))
+
+    def apply(self, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """How far values [N, D] lie from the mean of the class they are answered as, in units of what is usual; float32 [N, d]."""
+        apart = values.astype(np.float32) - self.means[labels]
+        found: np.ndarray = apart @ self.whitening if self.whitening.ndim == 2 else apart * self.whitening
+        return found
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A model, what its layers make of natural inputs, and how traffic is compared with that."""
+
+    classifier: Classifier
+    settings: TwoSample
+    device: torch.device
+    layers: list[str]
+    silent: list[str]  # layers left out: natural inputs do not move them
+    norms: Mapping[str, Norm]  # by layer; none where activations are taken as they are
+    rows: np.ndarray  # int64 [n], of the images: those that are queries and reference by turns
+    natural: Captured  # these
+
+    @classmethod
+    def over(cls, classifier: Classifier, images: np.ndarray, settings: TwoSample, device: torch.device) -> "Watch":
+        """Watch a classifier by natural images uint8 [N, C, H, W].
+
+        Raises InputError for too few, for a layer that is none, and where all layers are silent.
+        """
+        if len(images) < LEAST:
+            raise InputError(f"twosample: at least {LEAST} test images are needed, found {len(images)}")
+        names = choose_layers(classifier, settings.layers, device)
+        whole = capture_layers(classifier, images, names, pooling=settings.pooling, device=device, title="layers of natural inputs")
+        silent = [name for name in names if (whole.layers[name] == whole.layers[name][0]).all()]
+        heard = [name for name in names if name not in silent]
+        if not heard:
+            raise InputError(f"twosample.layers: {', '.join(silent)}: the same for all natural inputs, so nothing can be told by it")
+        order = np.random.default_rng([settings.seed, *b"norm"]).permutation(len(images))
+        usual, rows = np.split(order, [round(NORM_SHARE * len(order))])
+        classes = len(classifier.description.class_names)
+        fitted = heard if settings.features == "whitened" else []
+        norms = {name: Norm.of(whole.layers[name][usual], whole.labels[usual], classes) for name in fitted}
+        rows = np.sort(rows)
+        natural = {name: _by(norms, name, whole.layers[name][rows], whole.labels[rows]) for name in heard}
+        return cls(classifier, settings, device, heard, silent, norms, rows, Captured(natural, whole.labels[rows]))
+
+    def see(self, images: np.ndarray, title: str) -> Captured:
+        """What the layers make of queries, uint8 [n, C, H, W] or float32 in [0, 1], as they are compared."""
+        found = capture_layers(self.classifier, images, self.layers, pooling=self.settings.pooling, device=self.device, title=title)
+        return Captured({name: _by(self.norms, name, values, found.labels) for name, values in found.layers.items()}, found.labels)
+
+    @property
+    def size(self) -> int:
+        """Queries at a time: there must be as many natural inputs to compare them with."""
+        return min(self.settings.samples, len(self.rows) // 2)
+
+    def alarms(self, other: Captured, share: float, confidence: float) -> dict[str, Any]:
+        """How often the test raises an alarm where such a share of the queries, in [0, 1], comes as `other`: natural ones, changed.
+
+        By layer, and by all together with Wilson's interval. Who is query and who may be reference is drawn anew for every trial.
+        """
+        count, queries = len(self.rows), self.natural.joined(other)
+        changed = max(1, round(share * self.size)) if share else 0
+        found = np.empty((self.settings.trials, len(self.layers) + 1))
+        space = {name: distances(values) for name, values in queries.layers.items()}
+        with progress("tests", len(found), "trials") as advance:
+            for trial in range(len(found)):
+                order = np.random.default_rng([self.settings.seed, trial, *b"queries"]).permutation(count)
+                asked, rest = order[: self.size].copy(), order[self.size :]
+                asked[:changed] += count
+                found[trial] = self._p_values(space, queries.labels, asked, rest, trial)
+                advance(1)
+        hits = (found <= self.settings.level).sum(0).tolist()
+        return {
+            "queries": self.size,
+            "changed": changed,
+            "layers": {name: hit / len(found) for name, hit in zip(self.layers, hits[:-1], strict=True)},
+            "combined": hits[-1] / len(found),
+            "combined_interval": proportion_interval(hits[-1], len(found), confidence),
+        }
+
+    def _p_values(
+        self, space: Mapping[str, np.ndarray], labels: np.ndarray, asked: np.ndarray, rest: np.ndarray, trial: int
+    ) -> list[float]:
+        """By layer and, last, of all together. The reference has the mix of classes that the model sees in the queries (rows int64 [n]).
+
+        Who is in which sample is drawn within classes: there natural queries and the reference are exchangeable.
+        """
+        seed = [self.settings.seed, trial]
+        beside = rest[matched(labels[rest], labels[asked], rng=np.random.default_rng([*seed, *b"reference"]))]
+        both = np.concatenate([asked, beside])
+        drawn = memberships(np.arange(len(both)) < len(asked), labels[both], self.settings.permutations, seed)
+        near = np.ix_(both, both)
+        one = compare(((name, squared[near]) for name, squared in space.items()), drawn, kernel=self.settings.kernel)
+        return [*one.p_value.values(), one.combined]
+
+    def score(self, other: Captured) -> "Scored":
+        """Score every query once, in batches, half of each as it is and half as in `other`, at random.
+
+        Of the natural inputs that are not in the batch half are the reference, and among the others each query ranks.
+        """
+        rng = np.random.default_rng([self.settings.seed, *b"score"])
+        parts = []
+        for rows in np.array_split(rng.permutation(len(self.rows)), max(1, len(self.rows) // self.size)):
+            rest = rng.permutation(np.setdiff1d(np.arange(len(self.rows)), rows))
+            reference, calibration = np.array_split(rest, 2)
+            changed = np.arange(len(rows)) < len(rows) // 2
+            known = self.natural.layers
+            mixed = {name: np.where(changed[:, None], other.layers[name][rows], known[name][rows]) for name in self.layers}
+            beside, ranked = ({name: known[name][part] for name in self.layers} for part in (reference, calibration))
+            found = suspicions(mixed, beside, ranked)
+            parts.append((rows, changed, found.witness, found.p_value))
+        return Scored(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _by(norms: Mapping[str, Norm], name: str, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return norms[name].apply(values, labels) if name in norms else values
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Single queries among others, half of which were changed; a row for each."""
+
+    rows: np.ndarray  # int64 [n], of the watch's natural inputs
+    changed: np.ndarray  # bool [n]
+    witness: np.ndarray  # float64 [n]
+    p_value: np.ndarray  # float64 [n]
+
+    def figures(self, level: float, confidence: float) -> dict[str, float | Interval | None]:
+        """AUROC, how many changed ones are flagged at the level, and how many natural ones."""
+        flagged = self.p_value <= level
+        wrong, natural = int((flagged & ~self.changed).sum()), int((~self.changed).sum())
+        return {
+            "auroc": ranking(self.witness, self.changed)["auroc"],
+            "flagged": float(flagged[self.changed].mean()),
+            "false_flag_rate": wrong / natural,
+            "false_flag_interval": proportion_interval(wrong, natural, confidence),
+            "samples": len(self.rows),
+        }

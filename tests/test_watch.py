@@ -1,0 +1,239 @@
+"""Traffic and its watch: what each kind does to images, that the level holds and attacks are seen, and the stage on tiny data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+from workspace import ROOT, run_stage
+
+from wellcheck import params, samples, traffic
+from wellcheck.artifacts import read_columns, read_json, read_tensors
+from wellcheck.embeddings.named_layers import Captured
+from wellcheck.errors import InputError
+from wellcheck.models import Classifier, ModelDescription, build, storage
+from wellcheck.params import TwoSample
+from wellcheck.samples import Description, Samples
+from wellcheck.traffic import NOISE, PGD, Kind
+from wellcheck.watch import Norm, Watch
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def settings(**changes: Any) -> TwoSample:
+    small = {"samples": 20, "trials": 10, "permutations": 39, "steps": 4, "epsilons": [0.1], "images": None}
+    return params.load(TwoSample, ROOT / "params.yaml").model_copy(update={**small, **changes})
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    """An untrained one that answers every class about as often."""
+    found = build(ModelDescription("two_conv_cnn", ("a", "b", "c"), (1, 16, 16)), seed=0).eval()
+    bias = found.network.head.get_parameter("bias")
+    with torch.no_grad():
+        bias.sub_(found(torch.from_numpy(noise(60))).mean(0))
+    return found
+
+
+def noise(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 1, 16, 16), np.uint8)
+
+
+@pytest.mark.parametrize("name", [PGD, NOISE, "pgd_linf", "fgsm", "feature_matching", *traffic.SHIFTS])
+def test_traffic_stays_in_range_and_is_the_same_every_time(classifier: Classifier, name: str) -> None:
+    images, kind = noise(12), Kind(name, None if name in traffic.SHIFTS else 0.1)
+    changed, again = (traffic.make(kind, classifier, images, settings(), CPU) for _ in range(2))
+    assert changed.dtype == np.float32 and changed.shape == images.shape and changed.min() >= 0 and changed.max() <= 1
+    np.testing.assert_array_equal(changed, again)
+    moved = np.abs(changed - images / 255)
+    assert moved.max() > 0.01
+    if name not in traffic.SHIFTS and name != NOISE:
+        assert moved.max() <= 0.1 + 1e-6
+
+
+def test_shifts_by_hand() -> None:
+    grey = np.full((1, 1, 7, 7), 0.5, np.float32)
+    np.testing.assert_allclose(traffic.blur(grey), 0.5)
+    np.testing.assert_allclose(traffic.rotation(grey), 0.5, atol=1e-6)
+    np.testing.assert_allclose(traffic.brightness(grey), 0.7)
+    assert traffic.brightness(np.ones((1, 1, 2, 2), np.float32)).max() == 1
+    dot = np.zeros((1, 1, 7, 7), np.float32)
+    dot[0, 0, 3, 3] = 1
+    assert 0.1 < traffic.blur(dot)[0, 0, 3, 3] < 0.2 and traffic.blur(dot).sum() == pytest.approx(1, abs=0.01)
+    assert traffic.rotation(dot)[0, 0, 3, 3] == pytest.approx(1)
+
+
+def test_every_kind_is_made_at_every_size() -> None:
+    found = [kind.told for kind in traffic.kinds(settings(epsilons=[0.2, 0.1], attacks=["fgsm"], shifts=["blur"]))]
+    assert found == ["pgd/0.1", "pgd/0.2", "fgsm/0.1", "fgsm/0.2", "gaussian_noise/0.1", "gaussian_noise/0.2", "blur"]
+
+
+def test_pgd_that_takes_all_steps_goes_further_than_what_stops(classifier: Classifier) -> None:
+    images, chosen = noise(30), settings(steps=20)
+    labels = torch.from_numpy(classifier(torch.from_numpy(images)).argmax(1).numpy())
+    losses = []
+    for name in (PGD, "pgd_linf"):
+        changed = torch.from_numpy(traffic.make(Kind(name, 0.2), classifier, images, chosen, CPU))
+        with torch.inference_mode():
+            losses.append(torch.nn.functional.cross_entropy(classifier(changed), labels).item())
+    assert losses[0] > losses[1]
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_whitened_activations_have_no_mean_and_no_scale_of_their_own(wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if wide:
+        monkeypatch.setattr("wellcheck.watch.WIDEST", 3)
+    rng = np.random.default_rng(0)
+    labels = np.arange(4000) % 3
+    scales = np.array([1.0, 3.0, 10.0, 30.0])
+    values = rng.standard_normal((4000, 4)) * scales + 50 * labels[:, None]
+    found = Norm.of(values, labels, 5).apply(values, labels)
+    assert np.abs(found.mean(0)).max() < 1e-3
+    assert found.std(0).max() <= 1.01
+    others = Norm.of(values[labels > 0], labels[labels > 0], 5)
+    np.testing.assert_allclose(others.means[0], values[labels > 0].mean(0), rtol=1e-4)  # nobody has shown it class 0
+
+
+def watched(**changes: Any) -> tuple[Watch, Callable[[float], Captured]]:
+    """A watch over activations that are Gaussian, and the same moved by so much."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 300)
+    values = rng.standard_normal((300, 6)).astype(np.float32)
+    natural = Captured({"a": values, "b": values @ rng.standard_normal((6, 4)).astype(np.float32)}, labels)
+    none: Any = None
+    watch = Watch(none, settings(**changes), CPU, ["a", "b"], [], {}, np.arange(300), natural)
+    return watch, lambda by: Captured({name: one + np.float32(by) for name, one in natural.layers.items()}, labels)
+
+
+def test_natural_inputs_raise_alarms_as_often_as_the_level_says() -> None:
+    """Over a thousand trials, by every layer and by all together: who is query and who is reference is drawn anew in each."""
+    for level in (0.05, 0.1):
+        watch, _ = watched(trials=1000, level=level, permutations=39)
+        found = watch.alarms(watch.natural, 0.0, 0.95)
+        low, high = binom.interval(0.9999, 1000, level)
+        assert all(low <= 1000 * rate <= high for rate in (*found["layers"].values(), found["combined"]))
+        assert found["combined_interval"][0] < level < found["combined_interval"][1]
+
+
+def test_more_changed_inputs_raise_more_alarms() -> None:
+    watch, moved = watched(trials=40, samples=40)
+    rates = [watch.alarms(moved(1.0), share, 0.95)["combined"] for share in (0.05, 0.5, 1.0)]
+    assert rates == sorted(rates) and rates[0] < 0.5 and rates[-1] == 1
+    assert watch.alarms(moved(1.0), 0.01, 0.95)["changed"] == 1
+
+
+def test_changed_inputs_are_suspected_and_natural_ones_at_the_level() -> None:
+    watch, moved = watched(samples=50)
+    scored = watch.score(moved(1.5))
+    assert sorted(scored.rows) == list(range(300)) and scored.changed.sum() == 150
+    found = scored.figures(0.1, 0.95)
+    assert found["auroc"] is not None and float(str(found["auroc"])) > 0.95
+    low, high = binom.interval(0.999, 150, 0.1)
+    assert low <= 150 * float(str(found["false_flag_rate"])) <= high
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "told"),
+    [
+        (19, {}, "at least 20 test images are needed, found 19"),
+        (30, {"layers": ["conv9"]}, "'conv9' matches none of two_conv_cnn's layers: pixels, "),
+    ],
+)
+def test_what_cannot_be_watched(classifier: Classifier, count: int, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Watch.over(classifier, noise(count), settings(**changes), CPU)
+
+
+def test_layers_that_never_move_are_left_out(classifier: Classifier) -> None:
+    blank = np.zeros((30, 1, 16, 16), np.uint8)
+    with pytest.raises(InputError, match="penultimate: the same for all natural inputs"):
+        Watch.over(classifier, blank, settings(layers=["penultimate"]), CPU)
+    images = noise(30)
+    images[:, :, 0] = 7
+    dead = build(ModelDescription("two_conv_cnn", ("a", "b", "c"), (1, 16, 16)), seed=0).eval()
+    with torch.no_grad():
+        for parameter in list(dead.network.body.parameters())[2:4]:
+            parameter.fill_(-1.0)  # the second convolution, behind which nothing is lit
+    watch = Watch.over(dead, images, settings(layers=["activation_.*"]), CPU)
+    assert watch.layers == ["activation_1"] and watch.silent == ["activation_2", "activation_3"]
+
+
+OUTPUTS = ("--figures", "f.json", "--listed", "l.json", "--maps", "m.parquet", "--images", "i.safetensors")
+INPUTS = ("set.parquet", "triggered.parquet", "clean", "poisoned")
+PLAIN = {"features": "plain", "kernel": "aggregated"}
+QUICK = {"samples": "10", "trials": "4", "permutations": "39", "steps": "3", "epsilons": "[0.05, 0.2]", "images": "60", "listed": "7"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, classifier: Classifier) -> Path:
+    known = Samples(np.arange(80) + 5, noise(80), np.arange(80) % 3, Description(("a", "b", "c"), "noise"))
+    for name, some in (("set", known), ("triggered", known), ("none", known.take(np.empty(0, np.int64)))):
+        samples.write(tmp_path / f"{name}.parquet", some)
+    for name in ("clean", "poisoned"):
+        storage.save(tmp_path / name, classifier, [{"epoch": 0}])
+    text = (ROOT / "params.yaml").read_text().replace("shares: [0.01, 0.05, 0.1, 0.5]", "shares: [0.5]")
+    (tmp_path / "params.yaml").write_text(text.replace("iterations: 300", "iterations: 10"))
+    return tmp_path
+
+
+def test_the_stage_tells_of_every_kind_of_traffic_and_gives_the_same_bytes_twice(folder: Path) -> None:
+    changes: dict[str, Any] = {f"twosample.{name}": value for name, value in QUICK.items()}
+    told = run_stage(folder, "twosample", *INPUTS, *OUTPUTS, **changes)
+    assert "PGD at 0.2 raises" in told
+    names = ("f.json", "l.json", "m.parquet", "i.safetensors")
+    before = {name: (folder / name).read_bytes() for name in names}
+    figures, listed, table = read_json(folder / "f.json"), read_json(folder / "l.json")["inputs"], read_columns(folder / "m.parquet")
+    kinds = [(one["kind"], one["epsilon"]) for one in figures["traffic"]]
+    sized = [(name, epsilon) for name in (PGD, "pgd_linf", "fgsm", "feature_matching", NOISE) for epsilon in (0.05, 0.2)]
+    assert kinds == [("natural", None), *sized, *((name, None) for name in traffic.SHIFTS), ("trigger", None)]
+    (attacked,) = [one for one in figures["traffic"] if (one["kind"], one["epsilon"]) == (PGD, 0.2)]
+    assert (figures["attack"], figures["epsilon"], figures["combined"]) == (PGD, 0.2, attacked["combined"])
+    assert set(figures) >= {"level", "false_alarm_rate", "layers", "combined", "per_sample"}
+    assert [one["share"] for one in figures["mixed"]] == [0.5, 1.0] and figures["per_sample"]["samples"] == 48
+    assert len(listed) == 7 and [one["witness"] for one in listed] == sorted((one["witness"] for one in listed), reverse=True)
+    assert {column.removesuffix("_x") for column in table if column.endswith("_x")} == {
+        "input", "activation_1", "activation_2", "activation_3", "penultimate", "one_answer",
+    }  # fmt: skip
+    assert table["attacked"].sum() == 48 and np.isnan(table["one_answer_x"]).any()
+    kept = read_tensors(folder / "i.safetensors")
+    assert kept["suspicious"].shape == kept["natural"].shape == (7, 1, 16, 16)
+    run_stage(folder, "twosample", *INPUTS, *OUTPUTS)
+    assert all((folder / name).read_bytes() == content for name, content in before.items())
+
+
+def test_the_stage_without_a_trigger_or_with_too_few_images(folder: Path) -> None:
+    changes: dict[str, Any] = {
+        f"twosample.{name}": value for name, value in (QUICK | {"features": "plain", "kernel": "aggregated"}).items()
+    }
+    run_stage(folder, "twosample", "set.parquet", "none.parquet", "clean", "poisoned", *OUTPUTS, **changes)
+    assert "trigger" not in [one["kind"] for one in read_json(folder / "f.json")["traffic"]]
+    known = samples.read(folder / "set.parquet")
+    samples.write(folder / "few.parquet", known.take(np.arange(12)))
+    complaint = run_stage(folder, "twosample", "few.parquet", "none.parquet", "clean", "poisoned", *OUTPUTS, fails=True)
+    assert complaint.strip().splitlines()[-1] == "twosample: error: twosample: at least 20 test images are needed, found 12"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epsilons": "[0.1, 0.1]"}, "twosample.epsilons: found .0.1, 0.1., expected each once"),
+        ({"epsilons": "[0]"}, "twosample.epsilons.0: found 0"),
+        ({"attacks": "[pgd_l2]"}, "pgd_l2, whose epsilon is no change of a pixel"),
+        ({"permutations": "19", "level": "0.01"}, "found 19, with which no p-value is as small as the level 0.01"),
+        ({"layers": "[]"}, "twosample.layers"),
+        ({"shifts": "[fog]"}, "twosample.shifts.0: found 'fog', expected 'blur', 'brightness' or 'rotation'"),
+    ],
+)
+def test_what_does_not_fit_is_named(folder: Path, changes: dict[str, str], told: str) -> None:
+    text = (folder / "params.yaml").read_text()
+    head, _, rest = text.partition("\ntwosample:")
+    lines = [
+        next((f"  {name}: {value}" for name, value in changes.items() if line.startswith(f"  {name}:")), line) for line in rest.split("\n")
+    ]
+    (folder / "params.yaml").write_text(head + "\ntwosample:" + "\n".join(lines))
+    with pytest.raises(InputError, match=told):
+        params.load(TwoSample, folder / "params.yaml")
