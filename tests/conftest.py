@@ -1,9 +1,13 @@
 """What every test shares: a cache of its own, small samples, and hypothesis that draws the same examples every time."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from workspace import ALL, QUICK, Project, checkout, replace
 
@@ -13,12 +17,15 @@ settings.register_profile("wellcheck", max_examples=40, deadline=None, derandomi
 settings.load_profile("wellcheck")
 
 
-LONGEST = ("test_pipeline.py", "test_report.py", "test_verdict.py")
+FIRST = ("test_pipeline.py", "test_report.py", "test_verdict.py")
+BETWEEN = len(FIRST)
+LATER = ("test_pipeline_experiments.py",)  # when the other pipeline file has run the graph for both
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take minutes first, so that no worker is left alone with one at the end."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    places = {name: place for place, name in enumerate(FIRST)} | dict.fromkeys(LATER, BETWEEN + 1)
+    items.sort(key=lambda item: places.get(item.path.name, BETWEEN))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,13 +64,31 @@ def make_samples() -> Callable[..., Samples]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A Git checkout in which the whole graph has run once."""
-    project = Project(checkout(tmp_path_factory.mktemp("project")), tmp_path_factory.mktemp("cache"))
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all workers: whoever comes first runs the graph for the others
+    with FileLock(shared / "project.lock"):
+        if not (shared / "project").exists():
+            _run_all(Project(checkout(_new(shared / "running")), _new(shared / "running-cache")))
+            (shared / "running-cache").rename(shared / "project-cache")
+            (shared / "running").rename(shared / "project")
+    mine, cache = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("cache")
+    for source, target in ((shared / "project", mine), (shared / "project-cache", cache)):
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+    return Project(mine, cache)
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _run_all(project: Project) -> None:
     replace(project.folder, QUICK)
     project.run("git", "init", "-q", "-b", "main")
     project.run("git", "config", "user.name", "t")
     project.run("git", "config", "user.email", "t@example.org")
     assert project.repro() == ALL
     project.commit("first run")
-    yield project

@@ -15,6 +15,7 @@ from made_up import HOSTILE, PROVENANCE, ROOT, Case, make_files, page_of, settin
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from wellcheck import metrics, samples
+from wellcheck.artifacts import write_json
 from wellcheck.experiments import read as read_experiment
 from wellcheck.report.charts import Line, line_chart, ticks
 from wellcheck.report.evidence import gather, images
@@ -61,6 +62,15 @@ def test_without_a_truth_nothing_is_claimed(tmp_path: Path) -> None:
     assert "Nothing was planted by wellcheck" in page
     for absent in ('id="backdoor"', "attack success", "<th>AUROC</th>", "poisoned model", "poisoned, train", 'class="planted"'):
         assert absent not in page, absent
+
+
+def test_with_too_few_test_images_traffic_is_not_judged(tmp_path: Path) -> None:
+    files = make_files(tmp_path, Case())
+    few: dict[str, Any] = {"level": 0.05, "too_few": 6, "needed": 10, "false_alarm_rate": None, "layers": {}, "combined": None}
+    write_json(files.watched, few)
+    page = render(gather(files), settings(), PROVENANCE, None)
+    assert "not enough data to say: 6 test images, and 10 are needed" in page
+    assert "raise an alarm" not in page
 
 
 def test_names_from_outside_stay_text(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_changed_inputs_are_suspected_and_natural_ones_at_the_level() -> None:
 @pytest.mark.parametrize(
     ("count", "changes", "told"),
     [
-        (19, {}, "at least 20 test images are needed, found 19"),
+        (9, {}, "at least 10 natural images are needed, found 9"),
         (30, {"layers": ["conv9"]}, "'conv9' matches none of two_conv_cnn's layers: pixels, "),
     ],
 )
@@ -212,9 +212,17 @@ def test_the_stage_without_a_trigger_or_with_too_few_images(folder: Path) -> Non
     run_stage(folder, "twosample", "set.parquet", "none.parquet", "clean", "poisoned", *OUTPUTS, **changes)
     assert "trigger" not in [one["kind"] for one in read_json(folder / "f.json")["traffic"]]
     known = samples.read(folder / "set.parquet")
-    samples.write(folder / "few.parquet", known.take(np.arange(12)))
-    complaint = run_stage(folder, "twosample", "few.parquet", "none.parquet", "clean", "poisoned", *OUTPUTS, fails=True)
-    assert complaint.strip().splitlines()[-1] == "twosample: error: twosample: at least 20 test images are needed, found 12"
+    for count in (10, 9):
+        samples.write(folder / "few.parquet", known.take(np.arange(count)))
+        told = run_stage(folder, "twosample", "few.parquet", "none.parquet", "clean", "poisoned", *OUTPUTS)
+        assert ("not enough data: 9 test images, and 10 are needed" in told) == (count == 9)
+    assert read_json(folder / "f.json")["too_few"] == 9 and read_json(folder / "l.json") == {"inputs": []}
+
+
+def test_queries_that_no_natural_input_is_answered_like_raise_no_alarm() -> None:
+    watch, moved = watched()
+    other = moved(5.0)
+    assert watch.alarms(Captured(other.layers, np.full(300, 7)), 1.0, 0.95)["combined"] == 0
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from wellcheck.params import TwoSample
 from wellcheck.progress import progress
 from wellcheck.twosample import compare, distances, matched, memberships, suspicions
 
-LEAST = 20  # test images
+LEAST = 10  # test images
 NORM_SHARE = 0.2  # of the test images, by which activations are whitened; the others are reference and queries by turns
 SHRINKAGE = 0.1  # of a covariance towards a multiple of the identity
 WIDEST = 1024  # of a layer that is whitened: of wider ones each value is scaled by itself
@@ -72,7 +72,7 @@ class Watch:
         Raises InputError for too few, for a layer that is none, and where all layers are silent.
         """
         if len(images) < LEAST:
-            raise InputError(f"twosample: at least {LEAST} test images are needed, found {len(images)}")
+            raise InputError(f"twosample: at least {LEAST} natural images are needed, found {len(images)}")
         names = choose_layers(classifier, settings.layers, device)
         whole = capture_layers(classifier, images, names, pooling=settings.pooling, device=device, title="layers of natural inputs")
         silent = [name for name in names if (whole.layers[name] == whole.layers[name][0]).all()]
@@ -128,10 +128,13 @@ class Watch:
     ) -> list[float]:
         """By layer and, last, of all together. The reference has the mix of classes that the model sees in the queries (rows int64 [n]).
 
-        Who is in which sample is drawn within classes: there natural queries and the reference are exchangeable.
+        Who is in which sample is drawn within classes: there natural queries and the reference are exchangeable. Where next to no natural
+        input is answered as the queries are, there is nothing to compare them with: no alarm.
         """
         seed = [self.settings.seed, trial]
         beside = rest[matched(labels[rest], labels[asked], rng=np.random.default_rng([*seed, *b"reference"]))]
+        if len(beside) < 2:
+            return [1.0] * (len(self.layers) + 1)
         both = np.concatenate([asked, beside])
         drawn = memberships(np.arange(len(both)) < len(asked), labels[both], self.settings.permutations, seed)
         near = np.ix_(both, both)

@@ -29,9 +29,12 @@ MAPS = {"input": "the images themselves", "one_answer": "the last layer, of the 
 def watch(evidence: Evidence, *, most: int) -> dict[str, Any]:
     """What the section shows, by part."""
     found = read_json(evidence.files.watched)
+    if "too_few" in found:
+        return {"too_few": found["too_few"], "needed": found["needed"]}
     kinds = dict.fromkeys(one["kind"] for one in found["traffic"])
     curves = {name: [one for one in found["traffic"] if one["kind"] == name] for name in kinds}
     return {
+        "too_few": None,
         **{key: found[key] for key in ("level", "false_alarm_rate", "false_alarm_interval", "combined", "epsilon", "trials", "queries")},
         "per_sample": found["per_sample"],
         "charts": list(_charts(curves, found["mixed"])),
