@@ -22,7 +22,7 @@ from wellcheck.samples import Description, Samples
 from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, put_on_trial
 from wellcheck.verdict.charges import FOREIGN, Accused, Finding, evidence_of, is_guilty
 from wellcheck.verdict.examination import Examination, accomplices, apart, appeal, facing
-from wellcheck.verdict.refinement import NO_STAMP, Judge, separate, stamp_of, two_populations
+from wellcheck.verdict.refinement import NO_STAMP, Judge, _without_the_foreign, separate, stamp_of, two_populations
 from wellcheck.verdict.transfer import Load, Pattern, Transfer, bent, carried, carriers, common, try_on_others
 from wellcheck.verdict.witness import Witness, Witnesses
 
@@ -484,6 +484,24 @@ def test_how_far_apart_by_hand() -> None:
     assert apart(mine, [mine, *others]) == 2.0
     assert apart(mine, [mine, others[1]]) == 3.0 / 9.0  # none is as large: any will do
     assert apart(mine, [mine]) == pytest.approx(30)
+
+
+def test_where_a_reference_is_misled_what_is_foreign_to_one_without_the_label_is_left_out() -> None:
+    asked: list[np.ndarray] = []
+    foreign = np.arange(100) % 2 == 0
+
+    def marked(groups: list[np.ndarray]) -> np.ndarray:
+        return np.isin(np.arange(100), np.concatenate(groups))
+
+    def reference(without: np.ndarray, title: str, *, turn: int) -> Any:
+        asked.append(without)
+        return SimpleNamespace(foreign=lambda suspected, ordinary: foreign & ~ordinary)
+
+    witnesses: Any = SimpleNamespace(marked=marked, reference=reference)
+    excluded = np.arange(100) < 3
+    left_out = _without_the_foreign([np.arange(20, 40)], excluded, cast(Witness, None), witnesses)
+    np.testing.assert_array_equal(np.flatnonzero(asked[0]), [0, 1, 2, *range(20, 40)])  # it never saw the label
+    np.testing.assert_array_equal(np.flatnonzero(left_out), [0, 1, 2, *range(20, 40, 2)])
 
 
 # verdicts on sets whose truth is known

@@ -1,6 +1,6 @@
 """Which samples of a convicted label: suspects are taken out generously until a reference is free of the backdoor, and that one decides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from wellcheck.verdict.transfer import FOLDS, carried
 from wellcheck.verdict.witness import UNSURE, Witness, Witnesses
 
 ROUNDS = 2  # references of `refine`, at most
+MISLED = 0.1  # times the convicted samples: a reference that contradicts fewer has learnt the backdoor
 SETTLED = 0.02  # of the guilty samples: with so few in doubt, another reference would change nothing
 DOUBT = 0.02  # a probability between this and 1 less this
 REACH = 3.0  # ordinary margins: what is beyond says no more
@@ -34,7 +35,9 @@ def refine(
 
     whitened: float32 [N, d] by layer; suspects: rows of the convicted groups, int64 [n] by label. Poison that went unnoticed keeps the
     backdoor alive in a reference, which then reads poison as labelled; so the first reference does without whatever lies apart in a
-    convicted label. Those that it clears come back: the next one knows the label better.
+    convicted label. If it contradicts next to none of the convicted it has learnt the backdoor all the same, as from poison that is half of
+    the label; then the next one does without all that looks foreign to a model that never saw the label. Those that a reference clears
+    come back: the next one knows the label better.
     """
     train, suspected = witnesses.train, examination.suspected
     excluded = witnesses.marked(suspects.values())
@@ -43,8 +46,12 @@ def refine(
     for rows in of_label.values():
         left = rows[~excluded[rows]]
         excluded[left[peel([layer[left] for layer in whitened.values()], rng)]] = True
+    contradicted = witnesses.reference(excluded, "reference 2", turn=4).contradicts(suspected, ~excluded)
+    misled = [rows for label, rows in of_label.items() if contradicted[rows].sum() < MISLED * len(suspects[label])]
+    if misled and 2 * len(misled) <= len(train.description.class_names):
+        excluded = _without_the_foreign(misled, excluded, suspected, witnesses)
     for turn in range(ROUNDS):
-        unseen = excluded
+        unseen = excluded  # the first time round it is the same reference, from its checkpoint, unless it was misled
         reference = witnesses.reference(unseen, f"reference {turn + 2}", turn=turn + 4)
         ordinary = ~unseen
         surely, perhaps = reference.contradicts(suspected, ordinary), reference.contradicts(suspected, ordinary, UNSURE)
@@ -60,6 +67,14 @@ def refine(
         if doubtful <= SETTLED * excluded.sum():
             break
     return posteriors, reference, unseen
+
+
+def _without_the_foreign(misled: Sequence[np.ndarray], excluded: np.ndarray, suspected: Witness, witnesses: Witnesses) -> np.ndarray:
+    """What is left out already (bool [N]), and of these labels (rows int64 [n] each) what is foreign to a model that never saw them."""
+    labels = witnesses.marked(misled)
+    blind = witnesses.reference(excluded | labels, "reference without the label", turn=ROUNDS + 4)
+    left_out: np.ndarray = excluded | (labels & blind.foreign(suspected, ~excluded & ~labels))
+    return left_out
 
 
 class Stamp(NamedTuple):
