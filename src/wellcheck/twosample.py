@@ -103,15 +103,32 @@ def compare(layers: Iterable[tuple[str, np.ndarray]], drawn: np.ndarray, *, kern
 def two_sample_test(
     first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], *, kernel: Kernel = "summed", permutations: int, seed: int
 ) -> Comparison:
-    """Compare two samples by their activations [n, D] and [m, D], by layer. Raises InputError as `distances` and `compare`."""
+    """Compare two samples by their activations [n, D] and [m, D], by layer.
+
+    Raises InputError as `distances` and `compare`, and where inputs are in both samples: these would look alike for that reason.
+    """
     if first.keys() != second.keys():
         raise InputError(f"twosample: the samples have different layers: {', '.join(first)} and {', '.join(second)}")
     sizes = {len(values) for values in first.values()}, {len(values) for values in second.values()}
     if any(len(size) != 1 for size in sizes):
         raise InputError("twosample: every layer must have as many rows as the sample has members")
     (here,), (there,) = sizes
+    again = shared(first, second)
+    if len(again):
+        raise InputError(f"twosample: {len(again)} of {there} inputs are in the first sample too (row {again[0]} is): take them out")
     drawn = memberships(np.arange(here + there) < here, None, permutations, seed)
     return compare(((name, distances(np.concatenate([first[name], second[name]]))) for name in first), drawn, kernel=kernel)
+
+
+def shared(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Rows of the second sample, int64, with the activations of a member of the first in every layer; none where all inputs look alike."""
+
+    def rows(sample: Mapping[str, np.ndarray]) -> list[bytes]:
+        return [b"".join(values.tobytes() for values in row) for row in zip(*sample.values(), strict=True)]
+
+    known, asked = set(rows(first)), rows(second)
+    alike = len(known | set(asked)) == 1
+    return np.array([row for row, one in enumerate(asked) if one in known and not alike], np.int64)
 
 
 def grams(squared: np.ndarray, kernel: Kernel) -> Iterator[np.ndarray]:
