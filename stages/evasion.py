@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from wellcheck import params, robustness, samples, stage
-from wellcheck.artifacts import replacing, write_columns, write_json
+from wellcheck.artifacts import write_columns, write_json, write_tensors
 from wellcheck.evasion.campaign import Campaign
 from wellcheck.models import build, pick_device, storage
 from wellcheck.predictions import predict
@@ -27,8 +26,7 @@ def main(test: Path, model: Path, *, outcomes: Output, images: Output, figures: 
     control, more = campaign.run(untrained, "untrained", ["untargeted"])
     table = {name: np.concatenate([found[name], control[name]]) for name in found}
     write_columns(outcomes, table)
-    with replacing(images) as temporary:
-        storage.write_tensors(temporary, {"sample_id": torch.from_numpy(shown), **pictures, **more})
+    write_tensors(images, {"sample_id": shown, **pictures, **more})
     rates = robustness.figures(table, len(whole.description.class_names), confidence)
     write_json(figures, rates)
     told = ", ".join(f"{name} {values['success_rate'][-1]:.1%} at {values['epsilon'][-1]:g}" for name, values in rates.items())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from wellcheck import explanations, film, metrics, params, samples, stage, training
-from wellcheck.artifacts import cache_folder, replacing, write_columns, write_json
+from wellcheck.artifacts import cache_folder, write_columns, write_json, write_tensors
 from wellcheck.explanations import Methods, Shown, Subjects
 from wellcheck.models import Classifier, build, device_name, pick_device, storage
 from wellcheck.predictions import Predictions, predict
@@ -44,11 +44,11 @@ def main(train: Path, test: Path, model: Path, *, maps: Output, shown: Output, f
         pictures["grey"] = replace(methods, mean=grey_mean).maps(colourless, grey_test.images[chosen.rows], chosen.explained)
         columns |= {"grey_predicted": grey_answers.labels[chosen.rows], "grey_confidence": grey_answers.confidences[chosen.rows]}
     write_columns(shown, columns)
-    _write(maps, {f"{name}/{method}": values for name, by_method in pictures.items() for method, values in by_method.items()})
+    write_tensors(maps, {f"{name}/{method}": values for name, by_method in pictures.items() for method, values in by_method.items()})
     rows = np.flatnonzero(chosen.pair < 0)[:FILMED]
     of = tested.images[chosen.rows[rows]], chosen.explained[rows]
     seen = film.record(known, recipe, *of, minibatches=settings.film, device=device)
-    _write(filmed, {"rows": rows, **{name: getattr(seen, name) for name in ("maps", "probability", "losses")}})
+    write_tensors(filmed, {"rows": rows, **{name: getattr(seen, name) for name in ("maps", "probability", "losses")}})
     write_json(figures, found)
     return _summary(found, len(np.unique(chosen.rows)), len(pictures["trained"]))
 
@@ -74,11 +74,6 @@ def _without_colours(
     trained = training.train_again(grey_train, recipe.unrecorded(), device=device, cache=cache, title="without colours")
     answers = predict(trained.classifier, grey_test.images, device=device, title="without colours")
     return trained.classifier, grey_test, answers, explanations.mean_image(grey_train.images)
-
-
-def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with replacing(path) as temporary:
-        storage.write_tensors(temporary, {name: torch.from_numpy(values) for name, values in arrays.items()})
 
 
 def _summary(found: Mapping[str, Any], images: int, methods: int) -> str:

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,18 +70,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         shared = shared.parent  # of all workers: whoever comes first runs the graph for the others
     with FileLock(shared / "project.lock"):
         if not (shared / "project").exists():
-            _run_all(Project(checkout(_new(shared / "running")), _new(shared / "running-cache")))
-            (shared / "running-cache").rename(shared / "project-cache")
-            (shared / "running").rename(shared / "project")
+            running, cache = checkout(tmp_path_factory.mktemp("running")), tmp_path_factory.mktemp("running-cache")
+            _run_all(Project(running, cache))
+            cache.rename(shared / "project-cache")
+            running.rename(shared / "project")
     mine, cache = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("cache")
     for source, target in ((shared / "project", mine), (shared / "project-cache", cache)):
         shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
     return Project(mine, cache)
-
-
-def _new(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def _run_all(project: Project) -> None:

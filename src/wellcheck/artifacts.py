@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+from safetensors.numpy import save as serialize
 
 from wellcheck.errors import InputError
 
@@ -124,6 +125,12 @@ def read_tensors(path: Path) -> Columns:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: not readable ({first_line(error)})") from None
     return tensors
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as safetensors, which no library need be trusted to load."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(serialize({name: np.ascontiguousarray(values) for name, values in tensors.items()}))
 
 
 def first_line(error: BaseException) -> str:

@@ -1,60 +1,121 @@
-"""What was seen when a model's inputs were attacked: the figures, the most suspicious inputs, and maps of natural and attacked ones."""
+"""What a survey of a served model's traffic finds: alarms for every kind of it, the most suspicious inputs, maps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
-from wellcheck import projections
+from wellcheck import projections, traffic
 from wellcheck.artifacts import Columns
 from wellcheck.embeddings.named_layers import Captured
+from wellcheck.models import Classifier
 from wellcheck.params import Project, TwoSample
 from wellcheck.samples import Samples
-from wellcheck.traffic import Kind
+from wellcheck.traffic import PGD, Kind
 from wellcheck.watch import LEAST, Scored, Watch
 
+NATURAL, TRIGGERED = "natural", "trigger"
 MAPPED = 200  # natural inputs in a map, and as many attacked ones
 MAPPED_LAYERS = 6
 
-
-def figures(watch: Watch, rows: Sequence[dict[str, Any]], mixed: Sequence[dict[str, Any]], kind: Kind) -> dict[str, Any]:
-    """The metrics file but for single inputs: alarms for every kind of traffic, the natural one first, and what counts as the attack."""
-    natural, settings = rows[0], watch.settings
-    by_epsilon = {f"{one['epsilon']:g}": {part: one[part] for part in ("layers", "combined")} for one in rows if one["kind"] == kind.name}
-    return {
-        "level": settings.level,
-        "false_alarm_rate": natural["combined"],
-        "false_alarm_interval": natural["combined_interval"],
-        "attack": kind.name,
-        "epsilon": kind.epsilon,
-        **by_epsilon[f"{kind.epsilon:g}"],
-        "by_epsilon": by_epsilon,
-        "traffic": list(rows),
-        "mixed": list(mixed),
-        "silent_layers": watch.silent,
-        "trials": settings.trials,
-        "permutations": settings.permutations,
-        "queries": watch.size,
-        "natural": len(watch.rows),
-    }
+Row = dict[str, Any]
 
 
-def nothing(found: int, settings: TwoSample) -> dict[str, Any]:
-    """The metrics file where there are too few test images."""
+class Files(NamedTuple):
+    """What the stage writes."""
+
+    figures: dict[str, Any]
+    listed: list[Row]
+    maps: Columns
+    pictures: dict[str, np.ndarray]
+
+
+def nothing(known: Samples, settings: TwoSample) -> Files:
+    """Where there are too few test images."""
     unknown = {"false_alarm_rate": None, "layers": {}, "combined": None, "per_sample": {"auroc": None}}
-    return {"level": settings.level, **unknown, "too_few": found, "needed": LEAST}
+    figures = {"level": settings.level, **unknown, "too_few": len(known), "needed": LEAST}
+    maps = {"sample_id": known.sample_id[:0], "attacked": np.zeros(0, bool), "answer": known.labels[:0]}
+    return Files(figures, [], maps, {"suspicious": known.images[:0], "natural": known.images[:0]})
+
+
+def triggered(
+    classifier: Classifier, known: Samples, stamped: Samples, settings: TwoSample, confidence: float, device: torch.device
+) -> list[Row]:
+    """The row of inputs with the trigger (`stamped`, in the order of their ids), for the model that it misleads; none if any is missing."""
+    if not np.isin(known.sample_id, stamped.sample_id).all():
+        return []
+    watch = Watch.over(classifier, known.images, settings, device)
+    carrying = stamped.take(np.searchsorted(stamped.sample_id, known.sample_id[watch.rows]))
+    seen = watch.see(carrying.images, TRIGGERED)
+    return [_row(Kind(TRIGGERED, None), watch.changed_answers(seen), watch.alarms(seen, [1.0], confidence)[0])]
+
+
+def _row(kind: Kind, success: float | None, alarms: Row) -> Row:
+    return {"kind": kind.name, "epsilon": kind.epsilon, "success": success, **alarms}
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The inputs of a watch, natural and attacked, each scored once as the one or the other."""
+    """The inputs of a watch, natural and attacked, each scored once as the one or the other; and what raised alarms."""
 
     watch: Watch
     asked: Samples
     images: np.ndarray  # float32 [n, C, H, W] in [0, 1]: attacked
     attacked: Captured
     scored: Scored
+    attack: Kind  # how
+    rows: list[Row]  # for every kind of traffic, the natural one first
+    mixed: list[Row]  # for every share of attacked inputs
+
+    @classmethod
+    def of(cls, classifier: Classifier, known: Samples, settings: TwoSample, confidence: float, device: torch.device) -> "Survey":
+        """Watch a classifier by test images, and compare every kind of traffic with them. The attack is PGD at its largest."""
+        watch, attack = Watch.over(classifier, known.images, settings, device), Kind(PGD, max(settings.epsilons))
+        asked = known.take(watch.rows)
+        made = traffic.make(attack, classifier, asked.images, settings, device)
+        attacked = watch.see(made, attack.told)
+        shares = [*sorted(settings.shares), 1.0]
+        natural, *mixed = watch.alarms(attacked, [0.0, *shares], confidence)
+        rows = [_row(Kind(NATURAL, None), None, natural)]
+        for kind in traffic.kinds(settings):
+            if kind == attack:
+                seen, alarms = attacked, mixed[-1]
+            else:
+                seen = watch.see(traffic.make(kind, classifier, asked.images, settings, device), kind.told)
+                (alarms,) = watch.alarms(seen, [1.0], confidence)
+            rows.append(_row(kind, watch.changed_answers(seen), alarms))
+        by_share = [{"share": share, **one} for share, one in zip(shares, mixed, strict=True)]
+        return cls(watch, asked, made, attacked, watch.score(attacked), attack, rows, by_share)
+
+    def files(self, more: list[Row], project: Project, confidence: float, shown: int) -> Files:
+        """What is written of it, with the rows of more traffic, and so many pictures."""
+        listed = self.watch.settings.listed
+        return Files(self.figures(more, confidence), list(self.listed(listed)), self.maps(project), self.pictures(min(shown, listed)))
+
+    def figures(self, more: list[Row], confidence: float) -> dict[str, Any]:
+        """The metrics file."""
+        natural, settings = self.rows[0], self.watch.settings
+        sized = [one for one in self.rows if one["kind"] == self.attack.name]
+        by_epsilon = {f"{one['epsilon']:g}": {part: one[part] for part in ("layers", "combined")} for one in sized}
+        return {
+            "level": settings.level,
+            "false_alarm_rate": natural["combined"],
+            "false_alarm_interval": natural["combined_interval"],
+            "attack": self.attack.name,
+            "epsilon": self.attack.epsilon,
+            **by_epsilon[f"{self.attack.epsilon:g}"],
+            "by_epsilon": by_epsilon,
+            "traffic": [*self.rows, *more],
+            "mixed": self.mixed,
+            "per_sample": self.scored.figures(settings.level, confidence),
+            "silent_layers": self.watch.silent,
+            "trials": settings.trials,
+            "permutations": settings.permutations,
+            "queries": self.watch.size,
+            "natural": len(self.watch.rows),
+        }
 
     def most_suspicious(self, most: int) -> np.ndarray:
         """Places in `scored`, int64."""
@@ -103,8 +164,9 @@ class Survey:
             "answer": both.labels[taken],
         }
         inputs = np.concatenate([self.asked.images[:count].astype(np.float32) / 255, self.images[:count]]).reshape(2 * count, -1)
-        spread = np.unique(np.linspace(0, len(watch.layers) - 1, MAPPED_LAYERS).round().astype(int))
-        for name, values in {"input": inputs, **{watch.layers[place]: both.layers[watch.layers[place]][taken] for place in spread}}.items():
+        places = np.unique(np.linspace(0, len(watch.layers) - 1, MAPPED_LAYERS).round().astype(int))
+        layers = {watch.layers[place]: both.layers[watch.layers[place]][taken] for place in places}
+        for name, values in {"input": inputs, **layers}.items():
             columns[f"{name}_x"], columns[f"{name}_y"] = _tsne(values, project).T
         answers, times = np.unique(columns["answer"], return_counts=True)
         alike = columns["answer"] == answers[times.argmax()]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ from wellcheck.evasion import attack
 from wellcheck.evasion.batch import Budget
 from wellcheck.evasion.goals import set_task
 from wellcheck.evasion.norms import LINF
-from wellcheck.evasion.pgd import REACH, Way
+from wellcheck.evasion.pgd import REACH, Way, walk
 from wellcheck.evasion.victim import Victim
 from wellcheck.gradients import as_pixels, together
 from wellcheck.models import Classifier
-from wellcheck.params import ShiftName, TwoSample
+from wellcheck.params import AttackName, ShiftName, TwoSample
 from wellcheck.progress import progress
 
 BATCH = 256
@@ -69,18 +69,24 @@ def kinds(settings: TwoSample) -> Iterator[Kind]:
 
 def make(kind: Kind, classifier: Classifier, images: np.ndarray, settings: TwoSample, device: torch.device) -> np.ndarray:
     """Images uint8 [N, C, H, W] as that kind of traffic, float32 [N, C, H, W] in [0, 1]."""
-    if kind.name in SHIFTS:
-        return np.ascontiguousarray(SHIFTS[kind.name](images.astype(np.float32) / 255).clip(0, 1), np.float32)
-    assert kind.epsilon is not None
+    if kind.epsilon is None:
+        shift = SHIFTS[cast(ShiftName, kind.name)]
+        return np.ascontiguousarray(shift(images.astype(np.float32) / 255).clip(0, 1), np.float32)
     if kind.name == NOISE:
         noise = np.random.default_rng([settings.seed, *b"noise"]).standard_normal(images.shape, np.float32)
         return (images.astype(np.float32) / 255 + np.float32(kind.epsilon) * noise).clip(0, 1)
     if kind.name == PGD:
         return _all_steps(classifier, images, kind.epsilon, settings, device)
-    name = next(one for one in settings.attacks if one == kind.name)
-    chosen: dict[str, Any] = {"name": name, "goal": "untargeted", "epsilons": [kind.epsilon], "seed": settings.seed}
-    budget = Budget(steps=settings.steps, restarts=1, queries=QUERIES)
-    (found,) = attack(classifier, images, budget=budget, device=device, **chosen)
+    (found,) = attack(
+        classifier,
+        images,
+        name=cast(AttackName, kind.name),
+        goal="untargeted",
+        epsilons=[kind.epsilon],
+        budget=Budget(steps=settings.steps, restarts=1, queries=QUERIES),
+        device=device,
+        seed=settings.seed,
+    )
     return found.images
 
 
@@ -94,9 +100,7 @@ def _all_steps(classifier: Classifier, images: np.ndarray, epsilon: float, setti
             clean = as_pixels(images[start : start + size], device)
             task = set_task("untargeted", victim.logits(clean), generator)
             way = Way(victim, clean, task, LINF, epsilon, step=REACH * epsilon / settings.steps)
-            at = way.allowed(clean + LINF.within(clean, epsilon, generator))
-            for _ in range(settings.steps):
-                at = way.further(at, victim.slope(at, task))
-            found.append(at.cpu().numpy())
+            start_at = way.allowed(clean + LINF.within(clean, epsilon, generator))
+            found.append(walk(way, start_at, settings.steps).cpu().numpy())
             advance(len(clean))
     return np.concatenate(found) if found else np.empty(images.shape, np.float32)

@@ -135,25 +135,32 @@ def grams(squared: np.ndarray, kernel: Kernel) -> Iterator[np.ndarray]:
     """The kernel matrices of squared distances float32 [N, N], float32 [N, N] each: off the diagonal their mean is zero, on it they are.
 
     A constant taken from every pair changes no discrepancy and saves digits. The median is of the pooled sample, and so the same for all
-    draws. exp(−d / 2s) squared is exp(−d / s): one exponential gives all octaves.
+    draws.
     """
-    widest = np.float32(-median_distance(squared) * 2 ** (OCTAVES // 2))
-    if kernel == "aggregated":
-        gaussian = np.exp(squared / widest)
-        for octave in range(OCTAVES):
-            if octave:
-                gaussian *= gaussian
-            yield _centred(gaussian.copy())
-        return
-    summed = np.empty_like(squared)
+    middle = median_distance(squared)
+    yield from map(_centred, (one.copy() for one in _octaves(squared, middle)) if kernel == "aggregated" else [_summed(squared, middle)])
+
+
+def _octaves(squared: np.ndarray, middle: float) -> Iterator[np.ndarray]:
+    """A Gaussian for every octave about the middle squared distance, the widest first, float32 as `squared`; each is made of the last one.
+
+    exp(−d / 2s) squared is exp(−d / s): one exponential gives all.
+    """
+    gaussian = np.exp(squared / np.float32(-middle * 2 ** (OCTAVES // 2)))
+    for octave in range(OCTAVES):
+        if octave:
+            gaussian *= gaussian
+        yield gaussian
+
+
+def _summed(squared: np.ndarray, middle: float) -> np.ndarray:
+    """All octaves together, float32 [N, N]."""
+    summed = np.zeros_like(squared)
     for start in range(0, len(squared), ROWS):  # a block stays in the cache, and no second matrix is needed
         rows = slice(start, start + ROWS)
-        gaussian = np.exp(squared[rows] / widest)
-        summed[rows] = gaussian
-        for _ in range(OCTAVES - 1):
-            gaussian *= gaussian
+        for gaussian in _octaves(squared[rows], middle):
             summed[rows] += gaussian
-    yield _centred(summed)
+    return summed
 
 
 def _centred(gram: np.ndarray) -> np.ndarray:
@@ -198,15 +205,15 @@ def permutation_p_value(scores: np.ndarray) -> float:
     return float((scores >= scores[0] - TIE).mean())
 
 
-def matched(available: np.ndarray, wanted: np.ndarray, *, each: int = 1, rng: np.random.Generator) -> np.ndarray:
-    """Rows of a reference with the queries' mix of classes, int64 [n]: for every query `each` of its class at random, if there are as many.
+def matched(available: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows of a reference with the queries' mix of classes, int64 [n]: for every query one of its class at random, if there are as many.
 
     available: int64 [R], the classes that the model sees in the reference; wanted: int64 [m], in the queries.
     """
     order = rng.permutation(len(available))
     chosen = []
     for label, count in zip(*np.unique(wanted, return_counts=True), strict=True):
-        chosen.append(order[available[order] == label][: each * count])
+        chosen.append(order[available[order] == label][:count])
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
 
 
@@ -239,8 +246,7 @@ def _witness(queries: np.ndarray, reference: np.ndarray, calibration: np.ndarray
         raise InputError(f"twosample: at least 2 queries and 2 of reference are needed, found {count} and {known}")
     squared = distances(np.concatenate([queries, reference, calibration]))
     asked, of_reference, natural = slice(0, count), slice(count, count + known), slice(count + known, None)
-    widest = -median_distance(squared[of_reference, of_reference]) * 2 ** (OCTAVES // 2)
-    near = np.sum([np.exp(squared / np.float32(widest / 2**octave)) for octave in range(OCTAVES)], axis=0)
+    near = _summed(squared, median_distance(squared[of_reference, of_reference]))
     np.fill_diagonal(near, 0)
     to_reference = near[:, of_reference].mean(1, dtype=np.float64)
     to_queries = near[:, asked].sum(1, dtype=np.float64)

@@ -1,6 +1,6 @@
 """How often the two-sample test tells traffic from natural inputs, and which single inputs it suspects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,34 +85,42 @@ class Watch:
         fitted = heard if settings.features == "whitened" else []
         norms = {name: Norm.of(whole.layers[name][usual], whole.labels[usual], classes) for name in fitted}
         rows = np.sort(rows)
-        natural = {name: _by(norms, name, whole.layers[name][rows], whole.labels[rows]) for name in heard}
+        natural = {name: _normed(norms, name, whole.layers[name][rows], whole.labels[rows]) for name in heard}
         return cls(classifier, settings, device, heard, silent, norms, rows, Captured(natural, whole.labels[rows]))
 
     def see(self, images: np.ndarray, title: str) -> Captured:
         """What the layers make of queries, uint8 [n, C, H, W] or float32 in [0, 1], as they are compared."""
         found = capture_layers(self.classifier, images, self.layers, pooling=self.settings.pooling, device=self.device, title=title)
-        return Captured({name: _by(self.norms, name, values, found.labels) for name, values in found.layers.items()}, found.labels)
+        return Captured({name: _normed(self.norms, name, values, found.labels) for name, values in found.layers.items()}, found.labels)
+
+    def changed_answers(self, other: Captured) -> float:
+        """The share of the natural inputs that the model answers otherwise when they come as `other`."""
+        return float((other.labels != self.natural.labels).mean())
 
     @property
     def size(self) -> int:
         """Queries at a time: there must be as many natural inputs to compare them with."""
         return min(self.settings.samples, len(self.rows) // 2)
 
-    def alarms(self, other: Captured, share: float, confidence: float) -> dict[str, Any]:
-        """How often the test raises an alarm where such a share of the queries, in [0, 1], comes as `other`: natural ones, changed.
+    def alarms(self, other: Captured, shares: Sequence[float], confidence: float) -> list[dict[str, Any]]:
+        """How often the test raises an alarm where a share of the queries, in [0, 1], comes as `other`: natural ones, changed.
 
-        By layer, and by all together with Wilson's interval. Who is query and who may be reference is drawn anew for every trial.
+        For every share; by layer, and by all together with Wilson's interval. Who is query and who may be reference is drawn anew for every
+        trial.
         """
-        count, queries = len(self.rows), self.natural.joined(other)
-        changed = max(1, round(share * self.size)) if share else 0
-        found = np.empty((self.settings.trials, len(self.layers) + 1))
-        space = {name: distances(values) for name, values in queries.layers.items()}
+        both = self.natural.joined(other)
+        space = {name: distances(values) for name, values in both.layers.items()}
+        return [self._alarms(space, both.labels, max(1, round(share * self.size)) if share else 0, confidence) for share in shares]
+
+    def _alarms(self, space: Mapping[str, np.ndarray], labels: np.ndarray, changed: int, confidence: float) -> dict[str, Any]:
+        """With so many changed queries; distances and labels are of the natural inputs and then of the same ones, changed."""
+        count, found = len(self.rows), np.empty((self.settings.trials, len(self.layers) + 1))
         with progress("tests", len(found), "trials") as advance:
             for trial in range(len(found)):
                 order = np.random.default_rng([self.settings.seed, trial, *b"queries"]).permutation(count)
                 asked, rest = order[: self.size].copy(), order[self.size :]
                 asked[:changed] += count
-                found[trial] = self._p_values(space, queries.labels, asked, rest, trial)
+                found[trial] = self._p_values(space, labels, asked, rest, trial)
                 advance(1)
         hits = (found <= self.settings.level).sum(0).tolist()
         return {
@@ -132,7 +140,7 @@ class Watch:
         input is answered as the queries are, there is nothing to compare them with: no alarm.
         """
         seed = [self.settings.seed, trial]
-        beside = rest[matched(labels[rest], labels[asked], rng=np.random.default_rng([*seed, *b"reference"]))]
+        beside = rest[matched(labels[rest], labels[asked], np.random.default_rng([*seed, *b"reference"]))]
         if len(beside) < 2:
             return [1.0] * (len(self.layers) + 1)
         both = np.concatenate([asked, beside])
@@ -160,7 +168,8 @@ class Watch:
         return Scored(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _by(norms: Mapping[str, Norm], name: str, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _normed(norms: Mapping[str, Norm], name: str, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """As it is compared: whitened, where the layer has a norm."""
     return norms[name].apply(values, labels) if name in norms else values
 
 

@@ -34,10 +34,6 @@ class Captured:
     layers: dict[str, np.ndarray]  # float16 [N, D] each, memory-mapped if they were written to a file
     labels: np.ndarray  # int64 [N], its answers
 
-    def only(self, names: Sequence[str]) -> "Captured":
-        """Some of the layers."""
-        return Captured({name: self.layers[name] for name in names}, self.labels)
-
     def joined(self, other: "Captured") -> "Captured":
         """These images and then the other ones."""
         layers = {name: np.concatenate([values, other.layers[name]]) for name, values in self.layers.items()}

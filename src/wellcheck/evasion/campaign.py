@@ -15,7 +15,7 @@ from wellcheck.predictions import predict
 from wellcheck.robustness import SIGN_ALONE, image_name
 from wellcheck.samples import Samples
 
-Images = dict[str, torch.Tensor]
+Images = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Campaign:
                 for one in self._attack(classifier, name, goal, kept):
                     tables.append(self._table(variant, name, goal, one))
                     if goal == "untargeted":
-                        pictures[image_name(variant, name, one.epsilon)] = torch.from_numpy(one.images)
+                        pictures[image_name(variant, name, one.epsilon)] = one.images
         signs = sign_images(classifier, images, self.device)
-        pictures[image_name(variant, SIGN_ALONE, np.nan)] = torch.from_numpy(signs[kept])
+        pictures[image_name(variant, SIGN_ALONE, np.nan)] = signs[kept]
         before = predict(classifier, images, device=self.device, title=f"{variant}, as they are")
         alone = predict(classifier, signs, device=self.device, title=f"{variant}, signs alone")
         nothing = np.full(len(images), np.nan, np.float32)

@@ -64,7 +64,14 @@ class Way:
         return Way(self.victim, self.clean[rows], self.task.take(rows), self.norm, self.epsilon, self.step)
 
 
-def climb(way: Way, images: torch.Tensor, steps: int, best: "Best", rows: torch.Tensor) -> None:
+def walk(way: Way, images: torch.Tensor, steps: int) -> torch.Tensor:
+    """Where so many steps from these images lead, also when the answer has changed."""
+    for _ in range(steps):
+        images = way.further(images, way.victim.slope(images, way.task))
+    return images
+
+
+def climb(way: Way, images: torch.Tensor, steps: int, best: Best, rows: torch.Tensor) -> None:
     """So many steps from these images; `best` sees every point as one of its `rows`, and what it holds to be solved is dropped."""
     for _ in range(steps):
         slope = way.victim.slope(images, way.task)

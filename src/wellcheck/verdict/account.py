@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from wellcheck.artifacts import replacing, write_columns
-from wellcheck.models.storage import write_tensors
+from wellcheck.artifacts import replacing, write_columns, write_tensors
 from wellcheck.samples import Samples, image_column
 from wellcheck.verdict import Verdict
 from wellcheck.verdict.charges import CONVICTS, Finding, evidence_of
@@ -112,5 +110,4 @@ def write_patterns(path: Path, verdict: Verdict) -> None:
     tensors: dict[str, np.ndarray] = {}
     for label, pattern in verdict.patterns.items():
         tensors |= {f"{label}.{part}": values for part, values in vars(pattern).items()}
-    with replacing(path) as temporary:
-        write_tensors(temporary, {name: torch.from_numpy(values) for name, values in tensors.items()})
+    write_tensors(path, tensors)

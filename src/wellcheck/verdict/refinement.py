@@ -15,6 +15,7 @@ from wellcheck.verdict.transfer import FOLDS, carried
 from wellcheck.verdict.witness import UNSURE, Witness, Witnesses
 
 ROUNDS = 2  # references of `refine`, at most
+FIRST_TURN = 4  # theirs begin here, each a seed of its own; those before are the examination's
 MISLED = 0.1  # times the convicted samples: a reference that contradicts fewer has learnt the backdoor
 SETTLED = 0.02  # of the guilty samples: with so few in doubt, another reference would change nothing
 DOUBT = 0.02  # a probability between this and 1 less this
@@ -46,14 +47,16 @@ def refine(
     for rows in of_label.values():
         left = rows[~excluded[rows]]
         excluded[left[peel([layer[left] for layer in whitened.values()], rng)]] = True
-    contradicted = witnesses.reference(excluded, "reference 2", turn=4).contradicts(suspected, ~excluded)
+    reference = witnesses.reference(excluded, "reference 2", turn=FIRST_TURN)
+    contradicted = reference.contradicts(suspected, ~excluded)
     misled = [rows for label, rows in of_label.items() if contradicted[rows].sum() < MISLED * len(suspects[label])]
     if misled and 2 * len(misled) <= len(train.description.class_names):
         excluded = _without_the_foreign(misled, excluded, suspected, witnesses)
+        reference = witnesses.reference(excluded, "reference 2, without the foreign", turn=FIRST_TURN)
     for turn in range(ROUNDS):
-        unseen = excluded  # the first time round it is the same reference, from its checkpoint, unless it was misled
-        reference = witnesses.reference(unseen, f"reference {turn + 2}", turn=turn + 4)
-        ordinary = ~unseen
+        if turn:
+            reference = witnesses.reference(excluded, f"reference {turn + 2}", turn=FIRST_TURN + turn)
+        unseen, ordinary = excluded, ~excluded
         surely, perhaps = reference.contradicts(suspected, ordinary), reference.contradicts(suspected, ordinary, UNSURE)
         judge = Judge(train, whitened, reference, ordinary)
         posteriors = {}
@@ -72,7 +75,7 @@ def refine(
 def _without_the_foreign(misled: Sequence[np.ndarray], excluded: np.ndarray, suspected: Witness, witnesses: Witnesses) -> np.ndarray:
     """What is left out already (bool [N]), and of these labels (rows int64 [n] each) what is foreign to a model that never saw them."""
     labels = witnesses.marked(misled)
-    blind = witnesses.reference(excluded | labels, "reference without the label", turn=ROUNDS + 4)
+    blind = witnesses.reference(excluded | labels, "reference without the label", turn=FIRST_TURN + ROUNDS)
     left_out: np.ndarray = excluded | (labels & blind.foreign(suspected, ~excluded & ~labels))
     return left_out
 
