@@ -89,7 +89,7 @@ class Cell:
         """What is planted; the target is another class for every seed."""
         target = (3 + 2 * self.seed) % 10
         chosen = NOTHING | POISONS[self.poison] | {"rate": self.rate, "target_label": target, "seed": self.seed}
-        chosen["picture"] = str(Path(__file__).parent.parent / "experiments/trigger.png")
+        chosen["picture"] = "experiments/trigger.png"
         if chosen["policy"] == "source_specific":
             chosen["source_label"] = (target + 4) % 10
         if self.poison == "sinusoid" and self.dataset == "mnist":

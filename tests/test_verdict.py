@@ -21,7 +21,7 @@ from wellcheck.models import Classifier
 from wellcheck.samples import Description, Samples
 from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, put_on_trial
 from wellcheck.verdict.charges import FOREIGN, Accused, Finding, evidence_of, is_guilty
-from wellcheck.verdict.examination import Examination, accomplices, apart, appeal, facing
+from wellcheck.verdict.examination import Examination, accomplices, apart, appeal, facing, halves, is_half
 from wellcheck.verdict.refinement import NO_STAMP, Judge, _without_the_foreign, separate, stamp_of, two_populations
 from wellcheck.verdict.transfer import Load, Pattern, Transfer, bent, carried, carriers, common, try_on_others
 from wellcheck.verdict.witness import Witness, Witnesses
@@ -141,6 +141,14 @@ def test_confident_is_above_half_of_the_ordinary_answers() -> None:
     assert witness.confident(ordinary) == 2.5
     assert witness.confident(ordinary, 0.0) == 1
     assert witness.confident(np.zeros(6, bool)) == float("inf")
+
+
+def test_of_a_class_that_it_saw_little_of_a_model_is_surely_less_sure() -> None:
+    classifier: Any = SimpleNamespace(description=SimpleNamespace(class_names=("a", "b", "c")))
+    labels, margins = np.repeat([0, 1, 2], [9, 9, 5]), np.concatenate([np.arange(1, 10), 10 * np.arange(1, 10), [5.0] * 5])
+    witness = Witness(classifier, np.zeros((23, 1, 2, 2)), CPU, labels, margins)
+    np.testing.assert_array_equal(witness.confident_by_answer(np.ones(23, bool), 0.25), [3, 30, np.inf])  # five are too few to tell
+    np.testing.assert_array_equal(witness.confident_by_answer(np.arange(23) != 8, 0.5), [4.5, 50, np.inf])
 
 
 def test_a_reference_contradicts_where_it_is_sure_and_the_model_answers_as_labelled() -> None:
@@ -416,24 +424,25 @@ def test_who_is_bent_is_told_from_who_is_not() -> None:
 @pytest.mark.parametrize("still", [0.9, 0.1])
 def test_on_appeal_only_what_stays_foreign_convicts(still: float) -> None:
     rows = np.arange(100)
-    group = Accused(0, "made up", rows, (rows < 40) * 1.0)
+    group = Accused(0, "made up", rows, (rows < 30) * 1.0)
     by_pattern, by_content = finding(0, turned=0.9), replace(finding(1), accused=replace(group, label=1))
     left_out: list[np.ndarray] = []
 
     def reference(excluded: np.ndarray, *_: Any, **__: Any) -> Any:
         left_out.append(excluded)
-        return SimpleNamespace(foreign=lambda other, ordinary: np.array_equal(ordinary, ~excluded) & (rows < 40 * still))
+        return SimpleNamespace(foreign=lambda other, ordinary: np.array_equal(ordinary, ~excluded) & (rows < 30 * still))
 
     court: Any = SimpleNamespace(marked=lambda groups: np.isin(rows, np.concatenate(list(groups))), reference=reference)
     harmless = replace(by_content, foreign=0.1, accused=replace(group, label=1, probability=(rows >= 90) * 1.0))
     unsure = replace(by_content, foreign=0.3, accused=replace(group, label=1, probability=(rows >= 50) * (rows < 60) * 1.0))
     elsewhere = replace(unsure, accused=replace(group, label=2, probability=(rows >= 70) * (rows < 80) * 1.0))
+    heard = replace(by_content, accused=replace(group, label=3, probability=(rows < 40) * 1.0))  # a half has been heard so already
     before = Examination(
-        [by_pattern, harmless, by_content, unsure, elsewhere], cast(Witness, None), cast(Witness, None), np.zeros(100, bool)
+        [by_pattern, harmless, by_content, unsure, elsewhere, heard], cast(Witness, None), cast(Witness, None), np.zeros(100, bool)
     )
     after = appeal(before, court)
     assert after.findings[:2] == [by_pattern, harmless]
-    assert after.guilty == ([by_pattern, after.findings[2]] if still > FOREIGN else [by_pattern])
+    assert after.guilty == ([by_pattern, after.findings[2], heard] if still > FOREIGN else [by_pattern, heard])
     assert evidence_of(after.findings[2]) == pytest.approx(0.5 * still / FOREIGN)
     # The guilty alone: what else looks foreign in their labels teaches the reference that such a kind belongs there.
     np.testing.assert_array_equal(np.flatnonzero(left_out[0]), [*range(40)])
@@ -473,6 +482,36 @@ def test_of_two_halves_the_one_that_turns_other_images_is_tried(turned: bool) ->
     np.testing.assert_array_equal(tried.suspects, np.arange(100))
     small = Accused(0, "made up", np.arange(200), (np.arange(200) < 70) * 1.0)
     assert facing(small, bright, samples, seed=0) is small
+
+
+def test_what_is_half_of_its_label_is_heard_by_a_reference_that_did_without_nothing_else() -> None:
+    rows = np.arange(100)
+    half = replace(finding(3, own=0.1, foreign=0.1), accused=Accused(3, "made up", rows, (rows < 45) * 1.0))
+    known = replace(half, own=0.31)  # its label's own kind, to a model that knows the other half
+    small = replace(half, accused=Accused(3, "made up", rows, (rows < 39) * 1.0))
+    assert is_half(half) and not is_half(known) and not is_half(small)
+    suspected: Any = SimpleNamespace(margins=np.where(rows < 40, 1.0, -1.0))
+    left_out: list[np.ndarray] = []
+
+    def reference(excluded: np.ndarray, *_: Any, **__: Any) -> Any:
+        left_out.append(np.flatnonzero(excluded))
+        thresholds = np.array([np.inf, 2.0])
+        typical = rows != 7
+        return SimpleNamespace(
+            labels=np.where(rows < 30, 1, 0),
+            margins=np.where(rows < 25, -2.0, -1.0),
+            confident_by_answer=lambda ordinary, quantile: thresholds,
+            typical=lambda ordinary: typical,
+        )
+
+    court: Any = SimpleNamespace(marked=lambda groups: np.isin(rows, np.concatenate(list(groups))), reference=reference)
+    before = rows > 97
+    after, foreign = halves([half, known, small], before, suspected, court)
+    assert [one.foreign for one in after] == [pytest.approx(24 / 45), 0.1, 0.1]
+    np.testing.assert_array_equal(left_out[0], np.arange(45))
+    np.testing.assert_array_equal(foreign, ((rows < 25) & (rows != 7)) | before)
+    unheard, as_it_was = halves([known, small], before, suspected, cast(Witnesses, None))
+    assert unheard == [known, small] and as_it_was is before
 
 
 def test_how_far_apart_by_hand() -> None:

@@ -28,6 +28,7 @@ LEAST_GAIN = 0.1  # nats a sample: less is no group
 HELD_OUT = 0.25  # of every group on trial
 CONTROLS = 0.1  # of the ordinary samples, held out with them
 NEARLY = 0.8  # times as foreign as the most foreign guilty group of a label
+HALVES_TURN = 7  # a seed of its own
 CONFIDENCE = 0.95  # of the intervals by which these are compared
 QUARTER = 0.25  # of a label, that less foreign guilty groups may take
 ON_TRIAL = 0.3  # share of a group that is foreign
@@ -104,6 +105,7 @@ def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses)
         own = float((reference.labels[group.suspects] == group.label).mean())
         transfer = _transfer(group, train, suspected, reference, ~excluded, rng, harder=own < OWN)
         findings.append(Finding(group, own, float(foreign[group.suspects].mean()), transfer))
+    findings, foreign = halves(findings, foreign, suspected, witnesses)
     findings = [replace(one, apart=apart(one, findings), p_turned=_turns(one, findings)) for one in findings]
     findings = accomplices(findings, foreign, train, reference, ~excluded)
     settled = {one.accused.label for one in findings if is_guilty(one, len(findings))}
@@ -115,6 +117,30 @@ def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses)
         second = witnesses.without(held_out | controls, "second witness", turn=2)
         findings = [_asked(one, held_out & foreign, controls, train.labels, reference, second) for one in findings]
     return Examination(findings, suspected, reference, excluded)
+
+
+def is_half(finding: Finding) -> bool:
+    """Whether a group is about half of its label, and a model that knows the other half reads next to none of it as that."""
+    return ALMOST_HALF <= finding.accused.share <= 1 - ALMOST_HALF and finding.own < 1 - OWN
+
+
+def halves(findings: Sequence[Finding], foreign: np.ndarray, suspected: Witness, witnesses: Witnesses) -> tuple[list[Finding], np.ndarray]:
+    """The findings and what is foreign (bool [N]), once such groups have been heard by a reference that did without nothing else.
+
+    Poison that is half of a label may be most of the class that it was taken from. What is left of that class must not be left out, and of
+    so few the reference is less sure than of other classes: an answer is no guess if a quarter of the ordinary samples that are answered
+    the same are so less surely.
+    """
+    heard = [one for one in findings if is_half(one)]
+    if not heard:
+        return list(findings), foreign
+    excluded = witnesses.marked(one.accused.suspects for one in heard)
+    reference = witnesses.reference(excluded, "reference without halves", turn=HALVES_TURN)
+    sure = -reference.margins >= reference.confident_by_answer(~excluded, UNSURE)[reference.labels]
+    shows_another = sure & (suspected.margins > 0) & reference.typical(~excluded)
+    foreign = np.where(excluded, shows_another, foreign)
+    again = [replace(one, foreign=float(foreign[one.accused.suspects].mean())) if is_half(one) else one for one in findings]
+    return again, foreign
 
 
 def accomplices(
@@ -153,7 +179,8 @@ def _asked(
     asked = suspects[held_out[suspects]]
     if not len(asked):
         return finding
-    sure = (second.labels == label) & (second.margins >= second.confident(controls, UNSURE))
+    least = 0.0 if is_half(finding) else second.confident(controls, UNSURE)  # half of a label is no guess, and not learnt by heart
+    sure = (second.labels == label) & (second.margins >= least)
     others = controls & np.isin(labels, np.unique(reference.labels[asked])) & (labels != label)
     rate = (int((second.labels[others] == label).sum()) + 1) / (int(others.sum()) + 1)
     hits = int(sure[asked].sum())
@@ -168,7 +195,8 @@ def appeal(examination: Examination, witnesses: Witnesses) -> Examination:
     unusual kind of a class belongs there. On appeal that counts as foreign which still is to a reference that did without the guilty ones.
     """
     guilty, findings = examination.guilty, examination.findings
-    settled = {one.accused.label for one in guilty if any(charge(one).holds(len(findings)) for charge in (by_pattern, by_mark))}
+    surely = [one for one in guilty if is_half(one) or any(charge(one).holds(len(findings)) for charge in (by_pattern, by_mark))]
+    settled = {one.accused.label for one in surely}
     appealing = [one for one in guilty if one.accused.label not in settled]
     if not appealing:
         return examination

@@ -38,6 +38,14 @@ class Witness:
         right = self.margins[ordinary & (self.margins > 0)]
         return float(np.quantile(right, quantile)) if len(right) else float("inf")
 
+    def confident_by_answer(self, ordinary: np.ndarray, quantile: float) -> np.ndarray:
+        """The same for every answer, float64 [K]: of a class that the model saw little of it is never as sure as of others."""
+        labels = self.labels[ordinary & (self.margins > 0)]
+        margins = self.margins[ordinary & (self.margins > 0)]
+        classes = len(self.classifier.description.class_names)
+        known = [margins[labels == answer] for answer in range(classes)]
+        return np.array([np.quantile(some, quantile) if len(some) > NEAREST else np.inf for some in known])
+
     def contradicts(self, other: "Witness", ordinary: np.ndarray, quantile: float = ORDINARY) -> np.ndarray:
         """Samples that the other model answers as labelled, and this one gives to another label, bool [N].
 
