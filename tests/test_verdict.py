@@ -21,7 +21,7 @@ from wellcheck.models import Classifier
 from wellcheck.samples import Description, Samples
 from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, put_on_trial
 from wellcheck.verdict.charges import FOREIGN, Accused, Finding, evidence_of, is_guilty
-from wellcheck.verdict.examination import Examination, accomplices, apart, appeal, facing, halves, is_half
+from wellcheck.verdict.examination import Examination, Hearing, accomplices, apart, appeal, facing, halves, is_half
 from wellcheck.verdict.refinement import NO_STAMP, Judge, _without_the_foreign, separate, stamp_of, two_populations
 from wellcheck.verdict.transfer import Load, Pattern, Transfer, bent, carried, carriers, common, try_on_others
 from wellcheck.verdict.witness import Witness, Witnesses
@@ -484,9 +484,12 @@ def test_of_two_halves_the_one_that_turns_other_images_is_tried(turned: bool) ->
     assert facing(small, bright, samples, seed=0) is small
 
 
-def test_what_is_half_of_its_label_is_heard_by_a_reference_that_did_without_nothing_else() -> None:
+@pytest.mark.parametrize("smaller", [True, False])
+def test_of_what_is_half_of_its_label_the_more_foreign_side_is_accused(smaller: bool) -> None:
     rows = np.arange(100)
-    half = replace(finding(3, own=0.1, foreign=0.1), accused=Accused(3, "made up", rows, (rows < 45) * 1.0))
+    poisoned = rows < 45
+    mine = (poisoned if smaller else ~poisoned) * 1.0
+    half = replace(finding(3, own=0.1, foreign=0.1), accused=Accused(3, "made up", rows, mine))
     known = replace(half, own=0.31)  # its label's own kind, to a model that knows the other half
     small = replace(half, accused=Accused(3, "made up", rows, (rows < 39) * 1.0))
     assert is_half(half) and not is_half(known) and not is_half(small)
@@ -494,24 +497,24 @@ def test_what_is_half_of_its_label_is_heard_by_a_reference_that_did_without_noth
     left_out: list[np.ndarray] = []
 
     def reference(excluded: np.ndarray, *_: Any, **__: Any) -> Any:
-        left_out.append(np.flatnonzero(excluded))
-        thresholds = np.array([np.inf, 2.0])
-        typical = rows != 7
+        left_out.append(excluded)
         return SimpleNamespace(
-            labels=np.where(rows < 30, 1, 0),
+            labels=np.where(rows < 30, 1, 3),
             margins=np.where(rows < 25, -2.0, -1.0),
-            confident_by_answer=lambda ordinary, quantile: thresholds,
-            typical=lambda ordinary: typical,
+            confident_by_answer=lambda ordinary, quantile: np.array([np.inf, 2.0, np.inf, np.inf]),
+            typical=lambda ordinary: rows != 7,
         )
 
     court: Any = SimpleNamespace(marked=lambda groups: np.isin(rows, np.concatenate(list(groups))), reference=reference)
-    before = rows > 97
-    after, foreign = halves([half, known, small], before, suspected, court)
-    assert [one.foreign for one in after] == [pytest.approx(24 / 45), 0.1, 0.1]
-    np.testing.assert_array_equal(left_out[0], np.arange(45))
-    np.testing.assert_array_equal(foreign, ((rows < 25) & (rows != 7)) | before)
-    unheard, as_it_was = halves([known, small], before, suspected, cast(Witnesses, None))
-    assert unheard == [known, small] and as_it_was is before
+    before = Hearing(np.full(100, 3), rows > 97)
+    (heard, *others), told = halves([half, known, small], before, suspected, court)
+    assert others == [known, small]
+    np.testing.assert_array_equal(heard.accused.suspects, np.arange(45))
+    assert heard.own == pytest.approx(15 / 45) and heard.foreign == pytest.approx(24 / 45)
+    np.testing.assert_array_equal([*left_out], [poisoned, ~poisoned] if smaller else [~poisoned, poisoned])
+    np.testing.assert_array_equal(told.foreign, (rows < 25) & (rows != 7))  # of its label nothing else is
+    np.testing.assert_array_equal(told.shown, np.where(rows < 30, 1, 3))
+    assert halves([known, small], before, suspected, cast(Witnesses, None)) == ([known, small], before)
 
 
 def test_how_far_apart_by_hand() -> None:

@@ -1,6 +1,6 @@
 """What a group of samples may be charged with, and how much of it convicts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,11 @@ class Accused:
         """The rows of the group, int64."""
         suspects: np.ndarray = self.rows[self.probability > 0.5]
         return suspects
+
+    @property
+    def other_side(self) -> "Accused":
+        """The rest of the label in its place."""
+        return replace(self, probability=1 - self.probability)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ other labels that carry the same are its accomplices: a backdoor may have many t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import bdtrc  # the binomial's upper tail, without the second that scipy.stats takes to import
@@ -28,7 +29,7 @@ LEAST_GAIN = 0.1  # nats a sample: less is no group
 HELD_OUT = 0.25  # of every group on trial
 CONTROLS = 0.1  # of the ordinary samples, held out with them
 NEARLY = 0.8  # times as foreign as the most foreign guilty group of a label
-HALVES_TURN = 7  # a seed of its own
+HALVES_TURN = 7  # seeds of their own, this and the next
 CONFIDENCE = 0.95  # of the intervals by which these are compared
 QUARTER = 0.25  # of a label, that less foreign guilty groups may take
 ON_TRIAL = 0.3  # share of a group that is foreign
@@ -90,7 +91,7 @@ def facing(group: Accused, suspected: Witness, train: Samples, seed: int) -> Acc
     images = train.images[np.sort(np.random.default_rng([seed, *b"facing"]).permutation(others)[:TESTED])]
     ways = (one - other, other - one)
     turned = [int((suspected.answers(added(images, difference, STRONGER[0])) == group.label).sum()) for difference in ways]
-    return group if turned[0] >= turned[1] else replace(group, probability=1 - group.probability)
+    return group if turned[0] >= turned[1] else group.other_side
 
 
 def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses) -> Examination:
@@ -105,7 +106,7 @@ def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses)
         own = float((reference.labels[group.suspects] == group.label).mean())
         transfer = _transfer(group, train, suspected, reference, ~excluded, rng, harder=own < OWN)
         findings.append(Finding(group, own, float(foreign[group.suspects].mean()), transfer))
-    findings, foreign = halves(findings, foreign, suspected, witnesses)
+    findings, (shown, foreign) = halves(findings, Hearing(reference.labels, foreign), suspected, witnesses)
     findings = [replace(one, apart=apart(one, findings), p_turned=_turns(one, findings)) for one in findings]
     findings = accomplices(findings, foreign, train, reference, ~excluded)
     settled = {one.accused.label for one in findings if is_guilty(one, len(findings))}
@@ -115,7 +116,7 @@ def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses)
     held_out, controls = witnesses.marked(on_trial) & (draws < HELD_OUT), ~excluded & (draws < CONTROLS)
     if held_out.any():
         second = witnesses.without(held_out | controls, "second witness", turn=2)
-        findings = [_asked(one, held_out & foreign, controls, train.labels, reference, second) for one in findings]
+        findings = [_asked(one, held_out & foreign, controls, train.labels, shown, second) for one in findings]
     return Examination(findings, suspected, reference, excluded)
 
 
@@ -124,23 +125,45 @@ def is_half(finding: Finding) -> bool:
     return ALMOST_HALF <= finding.accused.share <= 1 - ALMOST_HALF and finding.own < 1 - OWN
 
 
-def halves(findings: Sequence[Finding], foreign: np.ndarray, suspected: Witness, witnesses: Witnesses) -> tuple[list[Finding], np.ndarray]:
-    """The findings and what is foreign (bool [N]), once such groups have been heard by a reference that did without nothing else.
+class Hearing(NamedTuple):
+    """What a reference says that did without one side of every half, and nothing else."""
+
+    shown: np.ndarray  # int64 [N], what it reads
+    foreign: np.ndarray  # bool [N]
+
+    def of(self, finding: Finding, accused: Accused) -> Finding:
+        """The finding on that side of the group."""
+        own = float((self.shown[accused.suspects] == accused.label).mean())
+        return replace(finding, accused=accused, own=own, foreign=float(self.foreign[accused.suspects].mean()))
+
+
+def halves(findings: Sequence[Finding], told: Hearing, suspected: Witness, witnesses: Witnesses) -> tuple[list[Finding], Hearing]:
+    """The findings, and what is told of all samples, once such groups have been heard by references that did without nothing else.
 
     Poison that is half of a label may be most of the class that it was taken from. What is left of that class must not be left out, and of
     so few the reference is less sure than of other classes: an answer is no guess if a quarter of the ordinary samples that are answered
-    the same are so less surely.
+    the same are so less surely. And it need not be the smaller half: each side is heard by a reference that knows the other one, and the
+    more foreign one is accused.
     """
-    heard = [one for one in findings if is_half(one)]
+    heard = [one.accused for one in findings if is_half(one)]
     if not heard:
-        return list(findings), foreign
-    excluded = witnesses.marked(one.accused.suspects for one in heard)
-    reference = witnesses.reference(excluded, "reference without halves", turn=HALVES_TURN)
-    sure = -reference.margins >= reference.confident_by_answer(~excluded, UNSURE)[reference.labels]
-    shows_another = sure & (suspected.margins > 0) & reference.typical(~excluded)
-    foreign = np.where(excluded, shows_another, foreign)
-    again = [replace(one, foreign=float(foreign[one.accused.suspects].mean())) if is_half(one) else one for one in findings]
-    return again, foreign
+        return list(findings), told
+    hearings = []
+    for turn, side in enumerate((heard, [one.other_side for one in heard]), HALVES_TURN):
+        excluded = witnesses.marked(one.suspects for one in side)
+        reference = witnesses.reference(excluded, "reference without halves", turn=turn)
+        sure = -reference.margins >= reference.confident_by_answer(~excluded, UNSURE)[reference.labels]
+        hearings.append(Hearing(reference.labels, sure & (suspected.margins > 0) & reference.typical(~excluded)))
+    again, together = list(findings), Hearing(told.shown.copy(), told.foreign.copy())
+    for place, one in enumerate(findings):
+        if is_half(one):
+            sides = [hearing.of(one, side) for hearing, side in zip(hearings, (one.accused, one.accused.other_side), strict=True)]
+            more = int(sides[1].foreign > sides[0].foreign)
+            again[place], rows = sides[more], sides[more].accused.suspects
+            together.foreign[one.accused.rows] = False
+            for mine, heard_so in zip(together, hearings[more], strict=True):
+                mine[rows] = heard_so[rows]
+    return again, together
 
 
 def accomplices(
@@ -167,9 +190,7 @@ def accomplices(
     return heard
 
 
-def _asked(
-    finding: Finding, held_out: np.ndarray, controls: np.ndarray, labels: np.ndarray, reference: Witness, second: Witness
-) -> Finding:
+def _asked(finding: Finding, held_out: np.ndarray, controls: np.ndarray, labels: np.ndarray, shown: np.ndarray, second: Witness) -> Finding:
     """The finding with the second witness's answers: how many of the group's samples that it never saw it surely answers as labelled.
 
     The null: controls, which it never saw either, of other labels that the reference reads alike are answered so at their own rate (with
@@ -181,7 +202,7 @@ def _asked(
         return finding
     least = 0.0 if is_half(finding) else second.confident(controls, UNSURE)  # half of a label is no guess, and not learnt by heart
     sure = (second.labels == label) & (second.margins >= least)
-    others = controls & np.isin(labels, np.unique(reference.labels[asked])) & (labels != label)
+    others = controls & np.isin(labels, np.unique(shown[asked])) & (labels != label)
     rate = (int((second.labels[others] == label).sum()) + 1) / (int(others.sum()) + 1)
     hits = int(sure[asked].sum())
     p_value = float(bdtrc(hits - 1, len(asked), min(rate, 1.0)))
