@@ -117,6 +117,16 @@ def test_the_articles_figures_stand_beside_ours_and_differences_are_named(tmp_pa
     assert "<code>dataset.name</code> is digits instead of fashion_mnist" in page
 
 
+def test_the_articles_rates_stand_beside_ours_layer_by_layer(tmp_path: Path) -> None:
+    experiment = read_experiment("tiny_imagenet_layers", ROOT / "experiments")
+    page = render(gather(make_files(tmp_path, Case())), settings(), PROVENANCE, experiment)
+    assert "<th>article, PGD 0.003</th>" in page
+    (row,) = re.findall(r"<tr><td class=\"text name\">activation_1</td>.*?</tr>", page)
+    assert row.endswith("<td>3\u202f%</td></tr>")
+    (row,) = re.findall(r"<tr><td class=\"text name\">penultimate</td>.*?</tr>", page)
+    assert row.endswith("<td>–</td></tr>")
+
+
 def test_images_come_in_the_order_asked_for(tmp_path: Path) -> None:
     files = make_files(tmp_path, Case())
     whole = samples.read(files.clean_train)

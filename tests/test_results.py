@@ -67,6 +67,18 @@ def test_a_run_with_other_settings_is_not_published(folder: Path) -> None:
     assert not (folder / "results").exists()
 
 
+def test_settings_that_are_meant_to_be_others_stand_in_the_result_and_in_its_table(folder: Path) -> None:
+    rate(0.125)
+    with pytest.raises(InputError, match=r"poison\.rate is 0\.125"):
+        results.publish("quick", ["train.epochs"])
+    published = read_json(results.publish("quick", ["poison.rate", "train.epochs"]))
+    assert published["changed"] == {"poison.rate": {"experiment": 0.25, "run": 0.125}}
+    results.write_tables()
+    page = results.PAGE.read_text(encoding="utf-8")
+    assert "`wellcheck experiment quick --publish -S poison.rate=0.125`" in page
+    assert "Not the whole experiment: poison.rate is 0.125 instead of 0.25." in page
+
+
 def test_tables_follow_the_results(folder: Path) -> None:
     results.publish("quick")
     assert not results.write_tables(check=True)

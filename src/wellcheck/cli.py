@@ -33,15 +33,13 @@ def list_experiments() -> None:
 def experiment(
     name: Annotated[str, typer.Argument(help="A name from `wellcheck experiments`.")],
     queue: Annotated[bool, typer.Option(help="Put it in DVC's queue instead of running it now; `dvc queue start` runs the queue.")] = False,
-    publish: Annotated[bool, typer.Option(help="Write results/NAME.json when it is done.")] = False,
+    publish: Annotated[bool, typer.Option(help="Write results/NAME.json when it is done; settings changed by -S stand in it.")] = False,
     setting: Annotated[list[str] | None, typer.Option("--set", "-S", help="One more setting, as in dvc exp run: train.epochs=3.")] = None,
 ) -> None:
     """Run an experiment: `dvc exp run` with its settings. Params, metrics and the report in this folder are then those of the run."""
     chosen = experiments.overrides(experiments.read(name).params) + (setting or [])
     if queue and publish:
         raise InputError("--publish needs the run's results, and --queue only puts it in the queue: give one of them")
-    if publish and setting:
-        raise InputError("--publish is for the experiment as it is, and --set changes it: give one of them")
     # Names are unique in DVC; a run with further settings gets a name of DVC's own making.
     named = [] if setting else ["--name", name, "--force"]
     _dvc("exp", "run", *named, *(["--queue"] if queue else []), *(part for one in chosen for part in ("--set-param", one)))
@@ -50,7 +48,8 @@ def experiment(
     elif publish:
         from wellcheck.results import publish as write_result
 
-        print(f"published {write_result(name)}; `wellcheck tables` brings the docs up to date")
+        changed = [one.partition("=")[0].lstrip("+") for one in setting or []]
+        print(f"published {write_result(name, changed)}; `wellcheck tables` brings the docs up to date")
     else:
         print("done; the report is reports/index.html")
 

@@ -19,11 +19,11 @@ class _Strict(BaseModel):
 
 
 class ArticleFigure(_Strict):
-    """One number of an article, and the dotted path of ours (`classify.clean.accuracy`)."""
+    """One number of an article, if it gives one, and the dotted path of ours (`classify.clean.accuracy`)."""
 
     name: str
     ours: str
-    value: float
+    value: float | None
 
 
 class Article(_Strict):

@@ -1,6 +1,7 @@
 """Published results are data: one JSON a run in results/, with where it comes from; every table in the docs is made from them."""
 
 import datetime
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ PAGE = Path("docs/results.md")
 BEGIN, END = "<!-- made from results/ by `wellcheck tables`: do not edit -->\n", "<!-- end of what is made -->\n"
 
 
-def publish(name: str) -> Path:
-    """Write results/<name>.json from the run in this folder. Raises InputError if what was run is not that experiment."""
+def publish(name: str, changed: Collection[str] = ()) -> Path:
+    """Write results/<name>.json from the run in this folder. Raises InputError if what was run is not that experiment.
+
+    changed: settings, as dotted keys, that are meant to be others, as on a smaller machine. They stand in the result and above its table.
+    """
     experiment = experiments.read(name)
     used = params.load_all().model_dump()
     differing = experiments.differences(experiment, used)
-    if differing:
-        told = "; ".join(f"{key} is {found!r} instead of {wanted!r}" for key, (wanted, found) in differing.items())
-        raise InputError(f"cannot publish {name}: the run in this folder has other settings ({told})")
+    unmeant = {key: values for key, values in differing.items() if key not in changed}
+    if unmeant:
+        raise InputError(f"cannot publish {name}: the run in this folder has other settings ({_told(unmeant)})")
     result = {
         "experiment": name,
+        "changed": {key: {"experiment": wanted, "run": found} for key, (wanted, found) in differing.items()},
         "metrics": {file.stem: read_json(file) for file in sorted(METRICS.glob("*.json"))},
         "history": {folder.name: _last_epoch(folder) for folder in sorted(MODELS.iterdir())},
         "params": used,
@@ -34,6 +39,10 @@ def publish(name: str) -> Path:
     path = FOLDER / f"{name}.json"
     write_json(path, result)
     return path
+
+
+def _told(differing: Mapping[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key} is {found!r} instead of {wanted!r}" for key, (wanted, found) in differing.items())
 
 
 def _last_epoch(model: Path) -> dict[str, float | None]:
@@ -65,12 +74,16 @@ def _experiment_table(result: dict[str, Any]) -> str:
     where, detection = result["provenance"], result["metrics"]["poison_detection"]
     commit = (where["git_commit"] or "unknown")[:12]
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in where["seconds"].items() if name.startswith("train"))
+    changed = {key: (one["experiment"], one["run"]) for key, one in result.get("changed", {}).items()}
+    settings = [f"-S {one}" for one in experiments.overrides({key: found for key, (_, found) in changed.items()})]
+    command = " ".join(["wellcheck experiment", result["experiment"], "--publish", *settings])
     lines = [
         f"## {experiment.title}",
         "",
-        f"`wellcheck experiment {result['experiment']} --publish`, one run, seed {result['params']['train']['seed']}, {where['date']}, "
+        f"`{command}`, one run, seed {result['params']['train']['seed']}, {where['date']}, "
         f"commit `{commit}`, {where['device']} ({seconds}), torch {where['versions']['torch']}.",
         "",
+        *([f"Not the whole experiment: {_told(changed)}.", ""] if changed else []),
         *_figure_rows(experiment, result),
         "",
         "| detector | AUROC | in the target label | average precision | TPR at 1 % FPR | images |",

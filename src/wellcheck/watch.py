@@ -1,6 +1,6 @@
 """How often the two-sample test tells traffic from natural inputs, and which single inputs it suspects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,31 +105,43 @@ class Watch:
     def alarms(self, other: Captured, shares: Sequence[float], confidence: float) -> list[dict[str, Any]]:
         """How often the test raises an alarm where a share of the queries, in [0, 1], comes as `other`: natural ones, changed.
 
-        For every share; by layer, and by all together with Wilson's interval. Who is query and who may be reference is drawn anew for every
-        trial.
+        For every share; by layer, and by all together with Wilson's interval.
         """
-        both = self.natural.joined(other)
-        space = {name: distances(values) for name, values in both.layers.items()}
-        return [self._alarms(space, both.labels, max(1, round(share * self.size)) if share else 0, confidence) for share in shares]
+        found = []
+        for share, p_values in zip(shares, self.p_values(other, shares), strict=True):
+            hits, trials = (p_values <= self.settings.level).sum(0).tolist(), len(p_values)
+            found.append(
+                {
+                    "queries": self.size,
+                    "changed": self._changed(share),
+                    "layers": {name: hit / trials for name, hit in zip(self.layers, hits[:-1], strict=True)},
+                    "combined": hits[-1] / trials,
+                    "combined_interval": proportion_interval(hits[-1], trials, confidence),
+                }
+            )
+        return found
 
-    def _alarms(self, space: Mapping[str, np.ndarray], labels: np.ndarray, changed: int, confidence: float) -> dict[str, Any]:
-        """With so many changed queries; distances and labels are of the natural inputs and then of the same ones, changed."""
-        count, found = len(self.rows), np.empty((self.settings.trials, len(self.layers) + 1))
-        with progress("tests", len(found), "trials") as advance:
-            for trial in range(len(found)):
-                order = np.random.default_rng([self.settings.seed, trial, *b"queries"]).permutation(count)
-                asked, rest = order[: self.size].copy(), order[self.size :]
-                asked[:changed] += count
-                found[trial] = self._p_values(space, labels, asked, rest, trial)
-                advance(1)
-        hits = (found <= self.settings.level).sum(0).tolist()
-        return {
-            "queries": self.size,
-            "changed": changed,
-            "layers": {name: hit / len(found) for name, hit in zip(self.layers, hits[:-1], strict=True)},
-            "combined": hits[-1] / len(found),
-            "combined_interval": proportion_interval(hits[-1], len(found), confidence),
-        }
+    def p_values(self, other: Captured, shares: Sequence[float]) -> Iterator[np.ndarray]:
+        """For every share the p-values of all trials, float64 [T, L + 1]: of every layer and, last, of all together.
+
+        Who is query and who may be reference is drawn anew for every trial.
+        """
+        count, both = len(self.rows), self.natural.joined(other)
+        space = {name: distances(values) for name, values in both.layers.items()}
+        for share in shares:
+            found = np.empty((self.settings.trials, len(self.layers) + 1))
+            with progress("tests", len(found), "trials") as advance:
+                for trial in range(len(found)):
+                    order = np.random.default_rng([self.settings.seed, trial, *b"queries"]).permutation(count)
+                    asked, rest = order[: self.size].copy(), order[self.size :]
+                    asked[: self._changed(share)] += count
+                    found[trial] = self._p_values(space, both.labels, asked, rest, trial)
+                    advance(1)
+            yield found
+
+    def _changed(self, share: float) -> int:
+        """How many of the queries that is: at least one, unless none is."""
+        return max(1, round(share * self.size)) if share else 0
 
     def _p_values(
         self, space: Mapping[str, np.ndarray], labels: np.ndarray, asked: np.ndarray, rest: np.ndarray, trial: int

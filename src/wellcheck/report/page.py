@@ -58,7 +58,7 @@ def _render(evidence: Evidence, params: Params, provenance: Mapping[str, Any], e
         "label_errors": label_errors(evidence, most=most),
         "explanations": explanations(evidence, most=most),
         "evasion": evasion(evidence, params, most=most),
-        "watch": watch(evidence, most=most),
+        "watch": watch(evidence, experiment, most=most),
         "article": beside_article(evidence, params, experiment),
     }
     template = environment().get_template("report.html.j2")

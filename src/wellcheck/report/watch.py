@@ -1,5 +1,6 @@
 """The section on traffic: whether attacked inputs can be told from natural ones by what the layers make of them."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from wellcheck.artifacts import read_columns, read_json, read_tensors
+from wellcheck.experiments import Experiment
 from wellcheck.report.charts import SERIES_STYLES, Line, line_chart, scatter
 from wellcheck.report.evasion import WORDS
 from wellcheck.report.evidence import Evidence
@@ -23,10 +25,11 @@ KINDS = WORDS | {
     "trigger": "natural with the trigger, on the poisoned model",
 }
 MOST_LAYERS = 24  # rows of the table, evenly spread over the network
+BY_LAYER = re.compile(r"adversarial_detection\.by_epsilon\.(?P<epsilon>.+)\.layers\.(?P<layer>.+)")
 MAPS = {"input": "the images themselves", "one_answer": "the last layer, of the most frequent answer alone"}
 
 
-def watch(evidence: Evidence, *, most: int) -> dict[str, Any]:
+def watch(evidence: Evidence, experiment: Experiment | None, *, most: int) -> dict[str, Any]:
     """What the section shows, by part."""
     found = read_json(evidence.files.watched)
     if "too_few" in found:
@@ -39,6 +42,7 @@ def watch(evidence: Evidence, *, most: int) -> dict[str, Any]:
         "per_sample": found["per_sample"],
         "charts": list(_charts(curves, found["mixed"])),
         "layers": _layers(curves),
+        "article": _by_layer(experiment),
         "epsilons": [one["epsilon"] for one in curves["pgd"]],
         "traffic": [{**one, "name": KINDS[one["kind"]]} for one in found["traffic"]],
         "mixed": found["mixed"],
@@ -75,6 +79,16 @@ def _layers(curves: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     columns = [*curves["natural"], *curves["pgd"]]
     rows = [{"name": name, "rates": [one["layers"][name] for one in columns]} for name in shown]
     return [*rows, {"name": "all together", "rates": [one["combined"] for one in columns]}]
+
+
+def _by_layer(experiment: Experiment | None) -> dict[str, dict[str, float]]:
+    """The article's rates by size of the attack and by layer."""
+    found: dict[str, dict[str, float]] = {}
+    for one in experiment.article.figures if experiment and experiment.article else []:
+        told = BY_LAYER.fullmatch(one.ours)
+        if told and one.value is not None:
+            found.setdefault(told["epsilon"], {})[told["layer"]] = one.value
+    return found
 
 
 def _inputs(evidence: Evidence, most: int) -> list[dict[str, Any]]:
