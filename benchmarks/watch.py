@@ -64,10 +64,7 @@ def main() -> None:
         ratios[f"PGD {epsilon:g}: false flags of single inputs at 5 %"] = scored["false_flag_rate"]
     for name, value in ratios.items():
         print(f"{name}: {value:.3g}")
-    description = watch.classifier.description
-    device_told = (
-        f"{device_name(device)}; {description.architecture}, {len(known):,} test images, {len(watch.layers)} layers, seed {settings.seed}"
-    )
+    what = f"{watch.classifier.description.architecture}, {len(known):,} test images, {len(watch.layers)} layers, seed {settings.seed}"
     command = f"python benchmarks/watch.py --run FOLDER --name {options.name} --trials {options.trials}"
     found = {"command": command, "device": f"{device_name(device)}; {what}", "figures": figures, "ratios": ratios, "runs": 1}
     write_json(RESULTS / f"watch_{options.name}.json", found)
@@ -82,7 +79,8 @@ def level(watch: Watch) -> tuple[dict[str, float], dict[str, Any]]:
         low, high = (bound / len(p_values) for bound in binom.interval(BAND, len(p_values), nominal))
         inside = (rates >= low) & (rates <= high)
         figures[f"level {nominal:g}"] = dict(zip([*watch.layers, "combined"], rates.tolist(), strict=True)) | {"band": [low, high]}
-        ratios[f"{told}: combined ({low:.3f} to {high:.3f} is the band of {len(p_values):,} tests)"] = float(rates[-1])
+        told = f"natural inputs, level {nominal:g} (band {low:.3f} to {high:.3f}, {len(p_values):,} tests)"
+        ratios[f"{told}: all layers together"] = float(rates[-1])
         ratios[f"{told}: lowest of the layers"] = float(rates[:-1].min())
         ratios[f"{told}: highest of the layers"] = float(rates[:-1].max())
         ratios[f"{told}: share of layers in the band"] = float(inside[:-1].mean())
