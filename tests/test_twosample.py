@@ -43,12 +43,12 @@ def test_every_draw_is_what_the_definition_says(kernel: Kernel, first: int, seco
     found = list(grams(squared, kernel))
     assert len(found) == (1 if kernel == "summed" else 5)
     for gram in found:
-        ours = discrepancies(gram, drawn.T.astype(np.float32))
+        ours = discrepancies(gram, drawn.astype(np.float32))
         np.testing.assert_allclose(ours, [unbiased(gram, one) for one in drawn], atol=1e-6)
     widths = [np.exp(-squared / (twosample.median_distance(squared) * wide)) for wide in (4, 2, 1, 0.5, 0.25)]
     plain = [np.sum(widths, axis=0)] if kernel == "summed" else widths
     for gram, other in zip(found, plain, strict=True):  # what was taken from every pair changes nothing
-        np.testing.assert_allclose(discrepancies(gram, drawn.T.astype(np.float32)), [unbiased(other, one) for one in drawn], atol=1e-5)
+        np.testing.assert_allclose(discrepancies(gram, drawn.astype(np.float32)), [unbiased(other, one) for one in drawn], atol=1e-5)
 
 
 def test_blocks_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
