@@ -61,6 +61,12 @@ def test_an_experiment_of_ours_runs_with_its_settings(project: Project) -> None:
     assert set(published["metrics"]) >= {"classify", "poison_detection", "label_errors", "explain"}
     assert {"git_commit", "versions", "device", "seconds", "date"} <= set(published["provenance"])
     assert published["provenance"]["seconds"]["train@poisoned"] > 0
+    project.wellcheck("experiment", "quick", "--publish", "--stage", "evasion", "-S", "evasion.steps=2")
+    published = read_json(project.folder / "results/quick.json")
+    assert set(published["metrics"]) == {file.stem for file in (project.folder / "reports/metrics").glob("*.json")} - set(
+        published["not_run"]
+    )
+    assert "evasion" in published["metrics"] and "disparity" in published["not_run"]  # disparity is of the attacks before
     assert "queued" in project.wellcheck("experiment", "quick", "--queue", "-S", "train.epochs=1")
     assert "give one of them" in project.wellcheck("experiment", "quick", "--queue", "--publish", fails=True)
     project.dvc("queue", "remove", "--all")

@@ -79,6 +79,17 @@ def test_settings_that_are_meant_to_be_others_stand_in_the_result_and_in_its_tab
     assert "Not the whole experiment: poison.rate is 0.125 instead of 0.25." in page
 
 
+def test_what_was_not_run_is_not_published_as_if_it_were(folder: Path) -> None:
+    stale = {results.METRICS / "poison_detection.json", results.MODELS / "clean"}
+    published = read_json(results.publish("quick", stale=stale))
+    assert published["not_run"] == ["poison_detection"]
+    assert set(published["metrics"]) == {file.stem for file in results.METRICS.glob("*.json")} - {"poison_detection"}
+    assert not published["history"]
+    results.write_tables()
+    page = results.PAGE.read_text(encoding="utf-8")
+    assert "Not the whole experiment: without poison_detection." in page and "| detector |" not in page
+
+
 def test_tables_follow_the_results(folder: Path) -> None:
     results.publish("quick")
     assert not results.write_tables(check=True)

@@ -35,21 +35,26 @@ def experiment(
     queue: Annotated[bool, typer.Option(help="Put it in DVC's queue instead of running it now; `dvc queue start` runs the queue.")] = False,
     publish: Annotated[bool, typer.Option(help="Write results/NAME.json when it is done; settings changed by -S stand in it.")] = False,
     setting: Annotated[list[str] | None, typer.Option("--set", "-S", help="One more setting, as in dvc exp run: train.epochs=3.")] = None,
+    stage: Annotated[list[str] | None, typer.Option("--stage", help="Run only this stage and what it needs; may be repeated.")] = None,
 ) -> None:
-    """Run an experiment: `dvc exp run` with its settings. Params, metrics and the report in this folder are then those of the run."""
+    """Run an experiment: `dvc exp run` with its settings. Params, metrics and the report in this folder are then those of the run.
+
+    With --stage what was not run is left as it was, and is not published.
+    """
     chosen = experiments.overrides(experiments.read(name).params) + (setting or [])
     if queue and publish:
         raise InputError("--publish needs the run's results, and --queue only puts it in the queue: give one of them")
     # Names are unique in DVC; a run with further settings gets a name of DVC's own making.
-    named = [] if setting else ["--name", name, "--force"]
-    _dvc("exp", "run", *named, *(["--queue"] if queue else []), *(part for one in chosen for part in ("--set-param", one)))
+    named = [] if setting or stage else ["--name", name, "--force"]
+    _dvc("exp", "run", *named, *(["--queue"] if queue else []), *(part for one in chosen for part in ("--set-param", one)), *(stage or []))
     if queue:
         print("queued; `dvc queue start` runs it, `dvc exp show` lists what is done")
     elif publish:
         from wellcheck.results import publish as write_result
+        from wellcheck.results import stale_outputs
 
         changed = [one.partition("=")[0].lstrip("+") for one in setting or []]
-        print(f"published {write_result(name, changed)}; `wellcheck tables` brings the docs up to date")
+        print(f"published {write_result(name, changed, stale_outputs() if stage else ())}; `wellcheck tables` brings the docs up to date")
     else:
         print("done; the report is reports/index.html")
 

@@ -15,12 +15,26 @@ METRICS = Path("reports/metrics")
 MODELS = Path("data/models")
 PAGE = Path("docs/results.md")
 BEGIN, END = "<!-- made from results/ by `wellcheck tables`: do not edit -->\n", "<!-- end of what is made -->\n"
+DETECTOR_HEAD = [
+    "| detector | AUROC | in the target label | average precision | TPR at 1 % FPR | images |",
+    "|---|---|---|---|---|---|",
+]
 
 
-def publish(name: str, changed: Collection[str] = ()) -> Path:
+def stale_outputs() -> set[Path]:
+    """Outputs of stages that are not of the params, data and code in this folder, as DVC sees it."""
+    from dvc.repo import Repo  # takes seconds
+
+    with Repo(".") as repo:
+        changed = repo.status()
+        return {Path(out.def_path) for stage in repo.index.stages if stage.addressing in changed for out in stage.outs}
+
+
+def publish(name: str, changed: Collection[str] = (), stale: Collection[Path] = ()) -> Path:
     """Write results/<name>.json from the run in this folder. Raises InputError if what was run is not that experiment.
 
-    changed: settings, as dotted keys, that are meant to be others, as on a smaller machine. They stand in the result and above its table.
+    changed: settings, as dotted keys, that are meant to be others, as on a smaller machine; stale: outputs that are left out, for their
+    stages were not run. Both stand in the result and above its table.
     """
     experiment = experiments.read(name)
     used = params.load_all().model_dump()
@@ -31,8 +45,9 @@ def publish(name: str, changed: Collection[str] = ()) -> Path:
     result = {
         "experiment": name,
         "changed": {key: {"experiment": wanted, "run": found} for key, (wanted, found) in differing.items()},
-        "metrics": {file.stem: read_json(file) for file in sorted(METRICS.glob("*.json"))},
-        "history": {folder.name: _last_epoch(folder) for folder in sorted(MODELS.iterdir())},
+        "metrics": {file.stem: read_json(file) for file in sorted(METRICS.glob("*.json")) if file not in stale},
+        "not_run": sorted(file.stem for file in METRICS.glob("*.json") if file in stale),
+        "history": {folder.name: _last_epoch(folder) for folder in sorted(MODELS.iterdir()) if folder not in stale},
         "params": used,
         "provenance": provenance.gather() | {"date": datetime.datetime.now(datetime.UTC).date().isoformat()},
     }
@@ -71,23 +86,24 @@ def _tables() -> str:
 
 def _experiment_table(result: dict[str, Any]) -> str:
     experiment = experiments.read(result["experiment"])
-    where, detection = result["provenance"], result["metrics"]["poison_detection"]
+    where, detection = result["provenance"], result["metrics"].get("poison_detection", {"detectors": {}})
     commit = (where["git_commit"] or "unknown")[:12]
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in where["seconds"].items() if name.startswith("train"))
     changed = {key: (one["experiment"], one["run"]) for key, one in result.get("changed", {}).items()}
     settings = [f"-S {one}" for one in experiments.overrides({key: found for key, (_, found) in changed.items()})]
     command = " ".join(["wellcheck experiment", result["experiment"], "--publish", *settings])
+    missing = [_told(changed)] if changed else []
+    missing += [f"without {', '.join(result['not_run'])}"] if result.get("not_run") else []
     lines = [
         f"## {experiment.title}",
         "",
         f"`{command}`, one run, seed {result['params']['train']['seed']}, {where['date']}, "
         f"commit `{commit}`, {where['device']} ({seconds}), torch {where['versions']['torch']}.",
         "",
-        *([f"Not the whole experiment: {_told(changed)}.", ""] if changed else []),
+        *([f"Not the whole experiment: {'; '.join(missing)}.", ""] if missing else []),
         *_figure_rows(experiment, result),
         "",
-        "| detector | AUROC | in the target label | average precision | TPR at 1 % FPR | images |",
-        "|---|---|---|---|---|---|",
+        *(DETECTOR_HEAD if detection["detectors"] else []),
         *(
             f"| {name} | {_cell(one['auroc'])} | {_cell(one['auroc_in_target_label'])} | {_cell(one['average_precision'])} "
             f"| {_cell(one['tpr_at_1pct_fpr'])} | {one['samples']:,} |"
