@@ -51,14 +51,16 @@ def main() -> None:
         kind = Kind(PGD, epsilon)
         seen = watch.see(traffic.make(kind, watch.classifier, asked.images, settings, device), kind.told)
         for kernel, size in itertools.product(("summed", "aggregated"), SIZES):
-            few = settings.model_copy(update={"samples": size, "trials": TRIALS, "kernel": kernel})
-            (p_values,) = replace(watch, settings=few).p_values(seen, [1.0])
-            *rates, combined = (p_values <= few.level).mean(0).tolist()
+            few = replace(watch, settings=settings.model_copy(update={"samples": size, "trials": TRIALS, "kernel": kernel}))
+            if few.size < size:
+                continue  # there are not so many images
+            (p_values,) = few.p_values(seen, [1.0])
+            *rates, combined = (p_values <= settings.level).mean(0).tolist()
             told = f"PGD {epsilon:g}, {size} + {size}, {kernel}"
             figures[told] = dict(zip(watch.layers, rates, strict=True)) | {"combined": combined}
             ratios[f"{told}: all layers together"] = combined
             ratios[f"{told}: the best layer, {watch.layers[int(np.argmax(rates))]}"] = max(rates)
-            ratios[f"{told}: the least of the deepest third of the layers"] = min(rates[-(len(rates) // 3) :])
+            ratios[f"{told}: the least of the deepest third of the layers"] = min(rates[-max(1, len(rates) // 3) :])
         scored: dict[str, Any] = {**watch.score(seen).figures(settings.level, BAND)}
         ratios[f"PGD {epsilon:g}: AUROC of single inputs"] = scored["auroc"]
         ratios[f"PGD {epsilon:g}: false flags of single inputs at 5 %"] = scored["false_flag_rate"]
@@ -79,7 +81,7 @@ def level(watch: Watch) -> tuple[dict[str, float], dict[str, Any]]:
         low, high = (bound / len(p_values) for bound in binom.interval(BAND, len(p_values), nominal))
         inside = (rates >= low) & (rates <= high)
         figures[f"level {nominal:g}"] = dict(zip([*watch.layers, "combined"], rates.tolist(), strict=True)) | {"band": [low, high]}
-        told = f"natural inputs, level {nominal:g} (band {low:.3f} to {high:.3f}, {len(p_values):,} tests)"
+        told = f"natural inputs, level {nominal:g} (band {low:.3f} to {high:.3f}, {len(p_values):,} tests of {watch.size} + {watch.size})"
         ratios[f"{told}: all layers together"] = float(rates[-1])
         ratios[f"{told}: lowest of the layers"] = float(rates[:-1].min())
         ratios[f"{told}: highest of the layers"] = float(rates[:-1].max())

@@ -67,27 +67,34 @@ def test_a_run_with_other_settings_is_not_published(folder: Path) -> None:
     assert not (folder / "results").exists()
 
 
-def test_settings_that_are_meant_to_be_others_stand_in_the_result_and_in_its_table(folder: Path) -> None:
+@pytest.mark.parametrize("named", ["poison.rate", "poison"])
+def test_settings_that_are_meant_to_be_others_stand_in_the_result_and_in_its_table(folder: Path, named: str) -> None:
     rate(0.125)
     with pytest.raises(InputError, match=r"poison\.rate is 0\.125"):
         results.publish("quick", ["train.epochs"])
-    published = read_json(results.publish("quick", ["poison.rate", "train.epochs"]))
-    assert published["changed"] == {"poison.rate": {"experiment": 0.25, "run": 0.125}}
+    with pytest.raises(InputError, match=r"poison\.rate is 0\.125"):
+        results.publish("quick", ["poison.ra"])
+    published = read_json(results.publish("quick", [named, "train.epochs"]))
+    assert published["changed"]["poison.rate"] == {"experiment": 0.25, "run": 0.125}
+    epochs = published["params"]["train"]["epochs"]
+    assert published["changed"]["train.epochs"] == {"run": epochs}  # which the experiment leaves open
     results.write_tables()
     page = results.PAGE.read_text(encoding="utf-8")
-    assert "`wellcheck experiment quick --publish -S poison.rate=0.125`" in page
-    assert "Not the whole experiment: poison.rate is 0.125 instead of 0.25." in page
+    assert "`wellcheck experiment quick --publish " in page and " -S poison.rate=0.125" in page
+    assert "Not the whole experiment: poison.rate is 0.125 instead of 0.25; " in page and f"train.epochs is {epochs}" in page
 
 
-def test_what_was_not_run_is_not_published_as_if_it_were(folder: Path) -> None:
+def test_what_was_not_run_is_not_published_as_if_it_were(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stale = {results.METRICS / "poison_detection.json", results.MODELS / "clean"}
-    published = read_json(results.publish("quick", stale=stale))
+    monkeypatch.setattr(results, "stale_outputs", lambda: stale)
+    published = read_json(results.publish("quick", stages=["evasion"]))
     assert published["not_run"] == ["poison_detection"]
     assert set(published["metrics"]) == {file.stem for file in results.METRICS.glob("*.json")} - {"poison_detection"}
     assert not published["history"]
     results.write_tables()
     page = results.PAGE.read_text(encoding="utf-8")
     assert "Not the whole experiment: without poison_detection." in page and "| detector |" not in page
+    assert "`wellcheck experiment quick --publish --stage evasion`" in page
 
 
 def test_tables_follow_the_results(folder: Path) -> None:

@@ -178,11 +178,12 @@ def test_natural_queries_are_flagged_as_often_as_the_level_says() -> None:
     [
         (np.ones((5, 3)), np.ones((5, 3)), "all 10 rows of the layer are the same"),
         (np.eye(5), np.full((5, 5), np.nan), "finite numbers, and are not in 5 of 10 rows, the first of them 5"),
+        (np.eye(5), np.full((5, 5), 1e25), "so large that their distances are no numbers"),
         (np.eye(5)[:1] + 1, np.eye(5), "at least 2 members, found 1 and 5"),
         (np.eye(5), np.eye(5)[:0], "at least 2 members, found 5 and 0"),
         (np.eye(5), np.eye(5)[2:] + np.diag([0, 1, 0, 0, 0])[:3], r"2 of 3 inputs are in the first sample too \(row 0 is\)"),
     ],
-    ids=["constant", "not numbers", "one", "none", "overlap"],
+    ids=["constant", "not numbers", "too large", "one", "none", "overlap"],
 )
 def test_what_cannot_be_tested_is_refused(first: np.ndarray, second: np.ndarray, told: str) -> None:
     with pytest.raises(InputError, match=told):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import load_file
+from scipy.stats import binom
 
 from wellcheck import params, training, verdict
 from wellcheck.artifacts import read_columns
@@ -21,7 +22,7 @@ from wellcheck.models import Classifier
 from wellcheck.samples import Description, Samples
 from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, put_on_trial
 from wellcheck.verdict.charges import FOREIGN, Accused, Finding, evidence_of, is_guilty
-from wellcheck.verdict.examination import Examination, Hearing, accomplices, apart, appeal, facing, halves, is_half
+from wellcheck.verdict.examination import Examination, Reading, _asked, accomplices, apart, appeal, facing, halves, is_half
 from wellcheck.verdict.refinement import NO_STAMP, Judge, _without_the_foreign, separate, stamp_of, two_populations
 from wellcheck.verdict.transfer import Load, Pattern, Transfer, bent, carried, carriers, common, try_on_others
 from wellcheck.verdict.witness import Witness, Witnesses
@@ -436,7 +437,9 @@ def test_on_appeal_only_what_stays_foreign_convicts(still: float) -> None:
     harmless = replace(by_content, foreign=0.1, accused=replace(group, label=1, probability=(rows >= 90) * 1.0))
     unsure = replace(by_content, foreign=0.3, accused=replace(group, label=1, probability=(rows >= 50) * (rows < 60) * 1.0))
     elsewhere = replace(unsure, accused=replace(group, label=2, probability=(rows >= 70) * (rows < 80) * 1.0))
-    heard = replace(by_content, accused=replace(group, label=3, probability=(rows < 40) * 1.0))  # a half has been heard so already
+    heard = replace(
+        by_content, accused=replace(group, label=3, probability=(rows < 40) * 1.0), heard_as_half=True
+    )  # a half has been heard so already
     before = Examination(
         [by_pattern, harmless, by_content, unsure, elsewhere, heard], cast(Witness, None), cast(Witness, None), np.zeros(100, bool)
     )
@@ -485,36 +488,82 @@ def test_of_two_halves_the_one_that_turns_other_images_is_tried(turned: bool) ->
 
 
 @pytest.mark.parametrize("smaller", [True, False])
-def test_of_what_is_half_of_its_label_the_more_foreign_side_is_accused(smaller: bool) -> None:
-    rows = np.arange(100)
+def test_of_what_is_half_of_its_label_the_more_foreign_side_is_accused(smaller: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, here = np.arange(120), np.arange(100)  # the first hundred carry the label, the first 45 of them are poison
     poisoned = rows < 45
-    mine = (poisoned if smaller else ~poisoned) * 1.0
-    half = replace(finding(3, own=0.1, foreign=0.1), accused=Accused(3, "made up", rows, mine))
-    known = replace(half, own=0.31)  # its label's own kind, to a model that knows the other half
-    small = replace(half, accused=Accused(3, "made up", rows, (rows < 39) * 1.0))
-    assert is_half(half) and not is_half(known) and not is_half(small)
-    suspected: Any = SimpleNamespace(margins=np.where(rows < 40, 1.0, -1.0))
-    left_out: list[np.ndarray] = []
+    side = (poisoned if smaller else ~poisoned)[:100] * 1.0
+    half = replace(finding(3, own=0.1, foreign=0.1), accused=Accused(3, "made up", here, side, gain=2.0))
+    worse = replace(half, accused=Accused(3, "made up", here, (here >= 50) * 1.0, gain=1.0))
+    known = replace(finding(4, own=0.31, foreign=0.1), accused=Accused(4, "made up", here, side))  # of its label's own kind
+    small = replace(half, accused=Accused(5, "made up", here, (here < 39) * 1.0))
+    assert is_half(half) and is_half(worse) and not is_half(known) and not is_half(small)
+    suspected: Any = SimpleNamespace(margins=np.where(rows == 9, -1.0, 1.0))
+    asked: list[tuple[np.ndarray, int]] = []
 
-    def reference(excluded: np.ndarray, *_: Any, **__: Any) -> Any:
-        left_out.append(excluded)
+    def reference(excluded: np.ndarray, title: str, *, turn: int) -> Any:
+        asked.append((excluded, turn))
+        knows_poison = not excluded[0]
+        shown = np.where(rows < 30, 3 if knows_poison else 1, 3)
+        quantiles: list[float] = []
+
+        def thresholds(ordinary: np.ndarray, quantile: float) -> np.ndarray:
+            np.testing.assert_array_equal(ordinary, ~excluded)
+            quantiles.append(quantile)
+            assert quantile == 0.25
+            return np.array([np.inf, 2.0, np.inf, np.inf])
+
         return SimpleNamespace(
-            labels=np.where(rows < 30, 1, 3),
+            labels=shown,
             margins=np.where(rows < 25, -2.0, -1.0),
-            confident_by_answer=lambda ordinary, quantile: np.array([np.inf, 2.0, np.inf, np.inf]),
-            typical=lambda ordinary: rows != 7,
+            confident_by_answer=thresholds,
+            typical=lambda ordinary: np.array_equal(ordinary, ~excluded) & (rows != 7),
         )
 
-    court: Any = SimpleNamespace(marked=lambda groups: np.isin(rows, np.concatenate(list(groups))), reference=reference)
-    before = Hearing(np.full(100, 3), rows > 97)
-    (heard, *others), told = halves([half, known, small], before, suspected, court)
-    assert others == [known, small]
+    tried: list[np.ndarray] = []
+    transfer = replace(half.transfer, turned=0.42)
+
+    def try_it(group: Accused, *_: Any, **__: Any) -> Transfer:
+        tried.append(group.suspects)
+        return transfer
+
+    monkeypatch.setattr("wellcheck.verdict.examination._transfer", try_it)
+    court: Any = SimpleNamespace(
+        marked=lambda groups: np.isin(rows, np.concatenate(list(groups))),
+        reference=reference,
+        train=None,
+        recipe=SimpleNamespace(seed=0),
+    )
+    before = Reading(np.full(120, 3), rows > 97)
+    (heard, other, *unheard), told = halves([half, worse, known, small], before, suspected, court)
+    assert unheard == [known, small] and heard.heard_as_half and not other.heard_as_half
     np.testing.assert_array_equal(heard.accused.suspects, np.arange(45))
-    assert heard.own == pytest.approx(15 / 45) and heard.foreign == pytest.approx(24 / 45)
-    np.testing.assert_array_equal([*left_out], [poisoned, ~poisoned] if smaller else [~poisoned, poisoned])
-    np.testing.assert_array_equal(told.foreign, (rows < 25) & (rows != 7))  # of its label nothing else is
+    assert heard.own == pytest.approx(15 / 45) and heard.foreign == pytest.approx(23 / 45)  # not 7, not 9
+    assert heard.transfer is transfer and len(tried) == 1
+    np.testing.assert_array_equal(tried[0], np.arange(45))
+    assert (other.own, other.foreign) == (1.0, 0.0)  # the same reading for all groups of the label
+    (first, one), (second, two) = asked
+    assert len({1, 2, 3, 4, 5, one, two}) == 7  # seeds that no other model has
+    ours, theirs = poisoned, ~poisoned & (rows < 100)
+    np.testing.assert_array_equal([first, second], [ours, theirs] if smaller else [theirs, ours])
+    np.testing.assert_array_equal(told.foreign, (rows < 25) & (rows != 7) & (rows != 9) | (rows >= 100))  # other labels as before
     np.testing.assert_array_equal(told.shown, np.where(rows < 30, 1, 3))
     assert halves([known, small], before, suspected, cast(Witnesses, None)) == ([known, small], before)
+
+
+@pytest.mark.parametrize(("half", "hits"), [(True, 8), (False, 3)])
+def test_held_out_samples_of_a_half_need_not_be_answered_surely(half: bool, hits: int) -> None:
+    rows = np.arange(60)
+    group = replace(finding(3), accused=Accused(3, "made up", rows, (rows < 10) * 1.0), heard_as_half=half)
+    labels = np.where(rows < 40, 3, 1)
+    second: Any = SimpleNamespace(
+        labels=np.where((rows < 8) | (rows == 41), 3, 1),
+        margins=np.where(rows < 3, 2.0, 1.0),
+        confident=lambda controls, quantile: {0.25: 2.0}[quantile],
+    )
+    shown = np.where(rows < 10, 1, 3)  # the reference reads ones in the group
+    found = _asked(group, rows < 10, rows >= 40, labels, shown, second)
+    assert (found.held_out, found.generalises) == (10, hits / 10)
+    assert found.p_generalises == pytest.approx(binom.sf(hits - 1, 10, 2 / 21))  # one of 20 ones is answered so, and one is added
 
 
 def test_how_far_apart_by_hand() -> None:

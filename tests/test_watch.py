@@ -172,7 +172,8 @@ QUICK = {"samples": "10", "trials": "4", "permutations": "39", "steps": "3", "ep
 @pytest.fixture
 def folder(tmp_path: Path, classifier: Classifier) -> Path:
     known = Samples(np.arange(80) + 5, noise(80), np.arange(80) % 3, Description(("a", "b", "c"), "noise"))
-    for name, some in (("set", known), ("triggered", known), ("none", known.take(np.empty(0, np.int64)))):
+    more = Samples(np.arange(81) + 5, np.concatenate([known.images, noise(1, seed=1)]), np.arange(81) % 3, known.description)
+    for name, some in (("set", known), ("triggered", more.take(np.arange(81)[::-1])), ("none", known.take(np.empty(0, np.int64)))):
         samples.write(tmp_path / f"{name}.parquet", some)
     for name in ("clean", "poisoned"):
         storage.save(tmp_path / name, classifier, [{"epoch": 0}])
@@ -193,6 +194,10 @@ def test_the_stage_tells_of_every_kind_of_traffic_and_gives_the_same_bytes_twice
     assert kinds == [("natural", None), *sized, *((name, None) for name in traffic.SHIFTS), ("trigger", None)]
     (attacked,) = [one for one in figures["traffic"] if (one["kind"], one["epsilon"]) == (PGD, 0.2)]
     assert (figures["attack"], figures["epsilon"], figures["combined"]) == (PGD, 0.2, attacked["combined"])
+    natural = figures["traffic"][0]
+    assert natural["changed"] == 0 and natural["success"] is None and natural["combined"] == figures["false_alarm_rate"]
+    assert {**figures["mixed"][-1], "kind": PGD, "epsilon": 0.2, "success": attacked["success"]} == {**attacked, "share": 1.0}
+    assert 0 < attacked["success"] <= 1 and figures["traffic"][-1]["success"] == 0  # with a trigger of nothing
     assert set(figures) >= {"level", "false_alarm_rate", "layers", "combined", "per_sample"}
     assert [one["share"] for one in figures["mixed"]] == [0.5, 1.0] and figures["per_sample"]["samples"] == 48
     assert len(listed) == 7 and [one["witness"] for one in listed] == sorted((one["witness"] for one in listed), reverse=True)

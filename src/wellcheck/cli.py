@@ -51,10 +51,9 @@ def experiment(
         print("queued; `dvc queue start` runs it, `dvc exp show` lists what is done")
     elif publish:
         from wellcheck.results import publish as write_result
-        from wellcheck.results import stale_outputs
 
-        changed = [one.partition("=")[0].lstrip("+") for one in setting or []]
-        print(f"published {write_result(name, changed, stale_outputs() if stage else ())}; `wellcheck tables` brings the docs up to date")
+        changed = [one.partition("=")[0].rpartition(":")[2].lstrip("+") for one in setting or []]  # DVC allows params.yaml:key=value
+        print(f"published {write_result(name, changed, stage or [])}; `wellcheck tables` brings the docs up to date")
     else:
         print("done; the report is reports/index.html")
 

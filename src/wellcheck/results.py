@@ -1,7 +1,7 @@
 """Published results are data: one JSON a run in results/, with where it comes from; every table in the docs is made from them."""
 
 import datetime
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,36 @@ DETECTOR_HEAD = [
 
 
 def stale_outputs() -> set[Path]:
-    """Outputs of stages that are not of the params, data and code in this folder, as DVC sees it."""
-    from dvc.repo import Repo  # takes seconds
+    """Outputs of stages that are not of the params, data and code in this folder, as DVC sees it, and of all that rest on these."""
+    import networkx  # these two take seconds
+    from dvc.repo import Repo
 
     with Repo(".") as repo:
-        changed = repo.status()
-        return {Path(out.def_path) for stage in repo.index.stages if stage.addressing in changed for out in stage.outs}
+        status, graph = repo.status(), repo.index.graph  # status knows who has changed inputs, and not who will have
+        changed = {stage for stage in repo.index.stages if stage.addressing in status}
+        later = {further for stage in changed for further in networkx.ancestors(graph, stage)}
+        return {Path(out.def_path) for stage in changed | later for out in stage.outs}
 
 
-def publish(name: str, changed: Collection[str] = (), stale: Collection[Path] = ()) -> Path:
+def publish(name: str, changed: Collection[str] = (), stages: Sequence[str] = ()) -> Path:
     """Write results/<name>.json from the run in this folder. Raises InputError if what was run is not that experiment.
 
-    changed: settings, as dotted keys, that are meant to be others, as on a smaller machine; stale: outputs that are left out, for their
-    stages were not run. Both stand in the result and above its table.
+    changed: settings, as dotted keys, that are meant to be others, as on a smaller machine; stages: those that were run with what they
+    need, if not all: then what rests on others is left out. Both stand in the result and above its table.
     """
     experiment = experiments.read(name)
     used = params.load_all().model_dump()
     differing = experiments.differences(experiment, used)
-    unmeant = {key: values for key, values in differing.items() if key not in changed}
+    unmeant = {key: values for key, values in differing.items() if not _is_meant(key, changed)}
     if unmeant:
         raise InputError(f"cannot publish {name}: the run in this folder has other settings ({_told(unmeant)})")
+    set_by_it = flatten(experiment.params)
+    beyond = {key: {"run": found} for key, found in flatten(used).items() if key not in set_by_it and _is_meant(key, changed)}
+    stale = stale_outputs() if stages else set()
     result = {
         "experiment": name,
-        "changed": {key: {"experiment": wanted, "run": found} for key, (wanted, found) in differing.items()},
+        "changed": beyond | {key: {"experiment": wanted, "run": found} for key, (wanted, found) in differing.items()},
+        "stages": list(stages),
         "metrics": {file.stem: read_json(file) for file in sorted(METRICS.glob("*.json")) if file not in stale},
         "not_run": sorted(file.stem for file in METRICS.glob("*.json") if file in stale),
         "history": {folder.name: _last_epoch(folder) for folder in sorted(MODELS.iterdir()) if folder not in stale},
@@ -54,6 +61,11 @@ def publish(name: str, changed: Collection[str] = (), stale: Collection[Path] = 
     path = FOLDER / f"{name}.json"
     write_json(path, result)
     return path
+
+
+def _is_meant(key: str, changed: Collection[str]) -> bool:
+    """Whether a setting is among those changed, or within one of them."""
+    return any(key == one or key.startswith(f"{one}.") for one in changed)
 
 
 def _told(differing: Mapping[str, tuple[Any, Any]]) -> str:
@@ -89,10 +101,13 @@ def _experiment_table(result: dict[str, Any]) -> str:
     where, detection = result["provenance"], result["metrics"].get("poison_detection", {"detectors": {}})
     commit = (where["git_commit"] or "unknown")[:12]
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in where["seconds"].items() if name.startswith("train"))
-    changed = {key: (one["experiment"], one["run"]) for key, one in result.get("changed", {}).items()}
-    settings = [f"-S {one}" for one in experiments.overrides({key: found for key, (_, found) in changed.items()})]
-    command = " ".join(["wellcheck experiment", result["experiment"], "--publish", *settings])
-    missing = [_told(changed)] if changed else []
+    changed = result.get("changed", {})
+    settings = [f"-S {one}" for one in experiments.overrides({key: one["run"] for key, one in changed.items()})]
+    stages = [f"--stage {one}" for one in result.get("stages", [])]
+    command = " ".join(["wellcheck experiment", result["experiment"], "--publish", *settings, *stages])
+    instead = {key: (one["experiment"], one["run"]) for key, one in changed.items() if "experiment" in one}
+    missing = [_told(instead)] if instead else []
+    missing += [f"{key} is {one['run']!r}" for key, one in changed.items() if "experiment" not in one]
     missing += [f"without {', '.join(result['not_run'])}"] if result.get("not_run") else []
     lines = [
         f"## {experiment.title}",

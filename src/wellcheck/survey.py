@@ -43,11 +43,14 @@ def nothing(known: Samples, settings: TwoSample) -> Files:
 def triggered(
     classifier: Classifier, known: Samples, stamped: Samples, settings: TwoSample, confidence: float, device: torch.device
 ) -> list[Row]:
-    """The row of inputs with the trigger (`stamped`, in the order of their ids), for the model that it misleads; none if any is missing."""
-    if not np.isin(known.sample_id, stamped.sample_id).all():
+    """The row of inputs with the trigger (`stamped`), for the model that it misleads; none where it is not on all that are asked."""
+    if not len(stamped):
         return []
     watch = Watch.over(classifier, known.images, settings, device)
-    carrying = stamped.take(np.searchsorted(stamped.sample_id, known.sample_id[watch.rows]))
+    asked, order = known.sample_id[watch.rows], np.argsort(stamped.sample_id)
+    if not np.isin(asked, stamped.sample_id).all():
+        return []
+    carrying = stamped.take(order[np.searchsorted(stamped.sample_id, asked, sorter=order)])
     seen = watch.see(carrying.images, TRIGGERED)
     return [_row(Kind(TRIGGERED, None), watch.changed_answers(seen), watch.alarms(seen, [1.0], confidence)[0])]
 

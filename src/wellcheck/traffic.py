@@ -49,9 +49,9 @@ SHIFTS: dict[ShiftName, Callable[[np.ndarray], np.ndarray]] = {"blur": blur, "br
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of traffic that is not natural."""
+    """One kind of traffic."""
 
-    name: str  # an attack's, a shift's, `pgd` or `gaussian_noise`
+    name: str  # an attack's, a shift's, `pgd` or `gaussian_noise`; of what `make` does not make, `natural` or `trigger`
     epsilon: float | None  # None of a shift
 
     @property

@@ -34,7 +34,8 @@ class Comparison:
 def distances(values: np.ndarray) -> np.ndarray:
     """Squared Euclidean distances between all rows of values [N, D], float32 [N, N]; the diagonal is zero.
 
-    Raises InputError for values that are no numbers, and where all rows are the same: nothing could differ.
+    Raises InputError for values that are no numbers or whose squares are none in float32, and where all rows are the same: nothing could
+    differ.
     """
     if values.ndim != 2 or not len(values):
         raise InputError(f"twosample: activations must be [N, D] with N of at least 1, found {list(values.shape)}")
@@ -55,6 +56,8 @@ def distances(values: np.ndarray) -> np.ndarray:
         squared[rows] += lengths[rows, None]
         squared[rows] += lengths
         np.maximum(squared[rows], 0, out=squared[rows])
+        if not np.isfinite(squared[rows]).all():
+            raise InputError("twosample: activations are so large that their distances are no numbers: scale them down")
     np.fill_diagonal(squared, 0)
     if len(values) > 1 and not squared.any():
         raise InputError(f"twosample: all {len(values)} rows of the layer are the same: no test can tell samples apart by it")
@@ -145,7 +148,7 @@ def grams(squared: np.ndarray, kernel: Kernel) -> Iterator[np.ndarray]:
 
 
 def _octaves(squared: np.ndarray, middle: float) -> Iterator[np.ndarray]:
-    """A Gaussian for every octave about the middle squared distance, the widest first, float32 as `squared`; each is made of the last one.
+    """A Gaussian for every octave about the middle squared distance, the widest first, float32 as `squared`, all in one place.
 
     exp(−d / 2s) squared is exp(−d / s): one exponential gives all.
     """

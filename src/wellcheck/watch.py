@@ -156,7 +156,7 @@ class Watch:
         if len(beside) < 2:
             return [1.0] * (len(self.layers) + 1)
         both = np.concatenate([asked, beside])
-        drawn = memberships(np.arange(len(both)) < len(asked), labels[both], self.settings.permutations, seed)
+        drawn = memberships(np.arange(len(both)) < len(asked), labels[both], self.settings.permutations, [*seed, *b"draws"])
         near = np.ix_(both, both)
         one = compare(((name, squared[near]) for name, squared in space.items()), drawn, kernel=self.settings.kernel)
         return [*one.p_value.values(), one.combined]

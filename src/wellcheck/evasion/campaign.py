@@ -15,8 +15,6 @@ from wellcheck.predictions import predict
 from wellcheck.robustness import SIGN_ALONE, image_name
 from wellcheck.samples import Samples
 
-Images = dict[str, np.ndarray]
-
 
 @dataclass(frozen=True)
 class Campaign:
@@ -27,7 +25,7 @@ class Campaign:
     settings: Evasion
     device: torch.device
 
-    def run(self, classifier: Classifier, variant: str, goals: Sequence[GoalName]) -> tuple[Columns, Images]:
+    def run(self, classifier: Classifier, variant: str, goals: Sequence[GoalName]) -> tuple[Columns, Columns]:
         """Every attack for every goal: a row for each epsilon and sample, and the images kept, by `image_name`, float32 [n, C, H, W]."""
         images, kept = self.chosen.images, np.isin(self.chosen.sample_id, self.shown)
         tables, pictures = [], {}

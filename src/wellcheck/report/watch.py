@@ -25,7 +25,7 @@ KINDS = WORDS | {
     "trigger": "natural with the trigger, on the poisoned model",
 }
 MOST_LAYERS = 24  # rows of the table, evenly spread over the network
-BY_LAYER = re.compile(r"adversarial_detection\.by_epsilon\.(?P<epsilon>.+)\.layers\.(?P<layer>.+)")
+BY_LAYER = re.compile(r"adversarial_detection\.by_epsilon\.(?P<epsilon>[0-9.e-]+)\.layers\.(?P<layer>.+)")
 MAPS = {"input": "the images themselves", "one_answer": "the last layer, of the most frequent answer alone"}
 
 

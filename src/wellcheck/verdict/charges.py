@@ -55,6 +55,7 @@ class Finding:
     own: float  # share of its samples that the reference reads as labelled
     foreign: float  # share of its samples that are; see `Witness.foreign`
     transfer: Transfer
+    heard_as_half: bool = False  # by a reference that left out only such groups
     apart: float = 0.0  # its gain over the largest among other labels' groups that are at least half as large
     p_turned: float = 1.0  # of so many turned, were its pattern like those of other labels' groups
     searched: int = 0  # foreign samples that were searched for what convicts another label

@@ -11,7 +11,7 @@ clean-label poison, or where the second model has not learnt it from what it was
 other labels that carry the same are its accomplices: a backdoor may have many targets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -95,7 +95,7 @@ def facing(group: Accused, suspected: Witness, train: Samples, seed: int) -> Acc
 
 
 def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses) -> Examination:
-    """Try every group; trains one model, and a second one if what the groups carry does not settle it."""
+    """Try every group; trains one model, two where one is half of its label, and one if what they carry does not settle it."""
     train, seed = witnesses.train, witnesses.recipe.seed
     excluded = witnesses.marked(group.suspects for group in groups)
     reference = witnesses.reference(excluded, "reference", turn=1)
@@ -106,7 +106,8 @@ def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses)
         own = float((reference.labels[group.suspects] == group.label).mean())
         transfer = _transfer(group, train, suspected, reference, ~excluded, rng, harder=own < OWN)
         findings.append(Finding(group, own, float(foreign[group.suspects].mean()), transfer))
-    findings, (shown, foreign) = halves(findings, Hearing(reference.labels, foreign), suspected, witnesses)
+    findings, (shown, foreign) = halves(findings, Reading(reference.labels, foreign), suspected, witnesses)
+    excluded = witnesses.marked(one.accused.suspects for one in findings)
     findings = [replace(one, apart=apart(one, findings), p_turned=_turns(one, findings)) for one in findings]
     findings = accomplices(findings, foreign, train, reference, ~excluded)
     settled = {one.accused.label for one in findings if is_guilty(one, len(findings))}
@@ -125,45 +126,58 @@ def is_half(finding: Finding) -> bool:
     return ALMOST_HALF <= finding.accused.share <= 1 - ALMOST_HALF and finding.own < 1 - OWN
 
 
-class Hearing(NamedTuple):
-    """What a reference says that did without one side of every half, and nothing else."""
+class Reading(NamedTuple):
+    """What a model that never saw some samples reads in all of them, and which of them look foreign to it."""
 
-    shown: np.ndarray  # int64 [N], what it reads
+    shown: np.ndarray  # int64 [N]
     foreign: np.ndarray  # bool [N]
 
-    def of(self, finding: Finding, accused: Accused) -> Finding:
-        """The finding on that side of the group."""
-        own = float((self.shown[accused.suspects] == accused.label).mean())
-        return replace(finding, accused=accused, own=own, foreign=float(self.foreign[accused.suspects].mean()))
+    def of(self, finding: Finding) -> Finding:
+        """The finding by this reading."""
+        rows = finding.accused.suspects
+        own = float((self.shown[rows] == finding.accused.label).mean())
+        return replace(finding, own=own, foreign=float(self.foreign[rows].mean()))
 
 
-def halves(findings: Sequence[Finding], told: Hearing, suspected: Witness, witnesses: Witnesses) -> tuple[list[Finding], Hearing]:
-    """The findings, and what is told of all samples, once such groups have been heard by references that did without nothing else.
+def halves(findings: Sequence[Finding], known: Reading, suspected: Witness, witnesses: Witnesses) -> tuple[list[Finding], Reading]:
+    """The findings and the reading of all samples, once such groups have been heard by references that left out only these.
 
     Poison that is half of a label may be most of the class that it was taken from. What is left of that class must not be left out, and of
     so few the reference is less sure than of other classes: an answer is no guess if a quarter of the ordinary samples that are answered
-    the same are so less surely. And it need not be the smaller half: each side is heard by a reference that knows the other one, and the
-    more foreign one is accused.
+    the same are so less surely. And it need not be the smaller half: each side of the best separated such group of a label is heard by a
+    reference that knows the other side, and the more foreign one is accused. Its reading is that of the whole label.
     """
-    heard = [one.accused for one in findings if is_half(one)]
-    if not heard:
-        return list(findings), told
-    hearings = []
-    for turn, side in enumerate((heard, [one.other_side for one in heard]), HALVES_TURN):
-        excluded = witnesses.marked(one.suspects for one in side)
-        reference = witnesses.reference(excluded, "reference without halves", turn=turn)
-        sure = -reference.margins >= reference.confident_by_answer(~excluded, UNSURE)[reference.labels]
-        hearings.append(Hearing(reference.labels, sure & (suspected.margins > 0) & reference.typical(~excluded)))
-    again, together = list(findings), Hearing(told.shown.copy(), told.foreign.copy())
-    for place, one in enumerate(findings):
+    best: dict[int, int] = {}  # by label, a place in the findings
+    for place, one in sorted(enumerate(findings), key=lambda pair: pair[1].accused.gain):
         if is_half(one):
-            sides = [hearing.of(one, side) for hearing, side in zip(hearings, (one.accused, one.accused.other_side), strict=True)]
-            more = int(sides[1].foreign > sides[0].foreign)
-            again[place], rows = sides[more], sides[more].accused.suspects
-            together.foreign[one.accused.rows] = False
-            for mine, heard_so in zip(together, hearings[more], strict=True):
-                mine[rows] = heard_so[rows]
+            best[one.accused.label] = place
+    if not best:
+        return list(findings), known
+    sides = [{place: findings[place].accused for place in best.values()}]
+    sides.append({place: accused.other_side for place, accused in sides[0].items()})
+    heard = [_read(side.values(), suspected, witnesses, turn) for turn, side in enumerate(sides, HALVES_TURN)]
+    again, together = list(findings), Reading(known.shown.copy(), known.foreign.copy())
+    rng = np.random.default_rng([witnesses.recipe.seed, *b"halves"])
+    for label, place in best.items():
+        told = [reading.of(replace(findings[place], accused=side[place])) for side, (reading, _, _) in zip(sides, heard, strict=True)]
+        more = int(told[1].foreign > told[0].foreign)
+        reading, reference, ordinary = heard[more]
+        again = [reading.of(one) if one.accused.label == label else one for one in again]
+        # What the other side has in common with itself says nothing of this one.
+        transfer = _transfer(told[more].accused, witnesses.train, suspected, reference, ordinary, rng, harder=told[more].own < OWN)
+        again[place] = replace(told[more], transfer=transfer, heard_as_half=True)
+        for mine, theirs in zip(together, reading, strict=True):
+            rows = told[more].accused.rows
+            mine[rows] = theirs[rows]
     return again, together
+
+
+def _read(accused: Collection[Accused], suspected: Witness, witnesses: Witnesses, turn: int) -> tuple[Reading, Witness, np.ndarray]:
+    """The reading of a reference that left out only these groups; the reference; who is ordinary to it, bool [N]."""
+    ordinary = ~witnesses.marked(one.suspects for one in accused)
+    reference = witnesses.reference(~ordinary, f"reference without {'other ' * (turn - HALVES_TURN)}halves", turn=turn)
+    sure = -reference.margins >= reference.confident_by_answer(ordinary, UNSURE)[reference.labels]
+    return Reading(reference.labels, sure & (suspected.margins > 0) & reference.typical(ordinary)), reference, ordinary
 
 
 def accomplices(
@@ -200,7 +214,7 @@ def _asked(finding: Finding, held_out: np.ndarray, controls: np.ndarray, labels:
     asked = suspects[held_out[suspects]]
     if not len(asked):
         return finding
-    least = 0.0 if is_half(finding) else second.confident(controls, UNSURE)  # half of a label is no guess, and not learnt by heart
+    least = 0.0 if finding.heard_as_half else second.confident(controls, UNSURE)  # half of a label is no guess, and not learnt by heart
     sure = (second.labels == label) & (second.margins >= least)
     others = controls & np.isin(labels, np.unique(shown[asked])) & (labels != label)
     rate = (int((second.labels[others] == label).sum()) + 1) / (int(others.sum()) + 1)
@@ -216,9 +230,8 @@ def appeal(examination: Examination, witnesses: Witnesses) -> Examination:
     unusual kind of a class belongs there. On appeal that counts as foreign which still is to a reference that did without the guilty ones.
     """
     guilty, findings = examination.guilty, examination.findings
-    surely = [one for one in guilty if is_half(one) or any(charge(one).holds(len(findings)) for charge in (by_pattern, by_mark))]
-    settled = {one.accused.label for one in surely}
-    appealing = [one for one in guilty if one.accused.label not in settled]
+    settled = {one.accused.label for one in guilty if any(charge(one).holds(len(findings)) for charge in (by_pattern, by_mark))}
+    appealing = [one for one in guilty if one.accused.label not in settled and not one.heard_as_half]
     if not appealing:
         return examination
     excluded = witnesses.marked(one.accused.suspects for one in guilty)
