@@ -31,6 +31,7 @@ class Comparison:
     combined: float  # p-value of all layers together
 
 
+@np.errstate(over="ignore", invalid="ignore")  # an error says it
 def distances(values: np.ndarray) -> np.ndarray:
     """Squared Euclidean distances between all rows of values [N, D], float32 [N, N]; the diagonal is zero.
 
