@@ -176,7 +176,7 @@ def test_every_variant_is_trained_attacked_and_evaluated() -> None:
         assert {one for one in stages() if one.startswith(f"{name}@")} == {f"{name}@clean", f"{name}@poisoned"}
 
 
-def test_no_module_imports_dvc_but_the_one_that_compares_runs() -> None:
+def test_no_module_imports_dvc_but_those_that_compare_and_publish_runs() -> None:
     users = {
         path.name
         for path in [*SOURCE.rglob("*.py"), *(ROOT / "stages").glob("*.py")]
@@ -184,7 +184,7 @@ def test_no_module_imports_dvc_but_the_one_that_compares_runs() -> None:
         if (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "dvc" for alias in node.names))
         or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dvc")
     }
-    assert users == {"comparison.py"}
+    assert users == {"comparison.py", "results.py"}  # no stage imports either, and it is two seconds of the command that does
 
 
 def test_nothing_loads_a_pickle() -> None:
