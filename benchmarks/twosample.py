@@ -56,7 +56,7 @@ def main() -> None:
     ratios[f"peak of resident memory at {sizes[-1]:,} inputs, GiB"] = growth[-1]["gibibytes"]
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.3g}")
-    device = f"{device_name(pick_device('cpu'))}, shared with other work"
+    device = device_name(pick_device("cpu"))
     command = f"python benchmarks/twosample.py --rounds {options.rounds} --most {options.most}"
     figures = {"seconds": seconds, "p_values": p_values, "growth": growth}
     write_json(RESULT, {"command": command, "device": device, "figures": figures, "ratios": ratios, "runs": options.rounds})

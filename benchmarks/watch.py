@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
-from wellcheck import params, samples, traffic
+from wellcheck import params, samples, survey, traffic
 from wellcheck.artifacts import write_json
 from wellcheck.models import device_name, pick_device, storage
 from wellcheck.traffic import PGD, Kind
@@ -42,8 +42,7 @@ def main() -> None:
     os.chdir(options.run)
     settings, device = params.load(params.TwoSample), pick_device(params.load(params.Device).root)
     settings = settings.model_copy(update={"level": 0.05, "trials": options.trials, "permutations": 199})
-    whole = samples.read(Path("data/split/test.parquet"))
-    known = whole.take(np.sort(samples.in_turns(whole.labels, settings.seed)[: settings.images]))
+    known = survey.choose(samples.read(Path("data/split/test.parquet")), settings)
     watch = Watch.over(storage.load(Path("data/models/clean")), known.images, settings, device)
     asked = known.take(watch.rows)
     ratios, figures = level(watch)
@@ -66,7 +65,9 @@ def main() -> None:
         ratios[f"PGD {epsilon:g}: false flags of single inputs at 5 %"] = scored["false_flag_rate"]
     for name, value in ratios.items():
         print(f"{name}: {value:.3g}")
-    what = f"{watch.classifier.description.architecture}, {len(known):,} test images, {len(watch.layers)} layers, seed {settings.seed}"
+    run = params.load_all()
+    what = f"{watch.classifier.description.architecture} after {run.train.epochs} epochs of {run.report.experiment or run.dataset.name}"
+    what += f", {len(known):,} test images, {len(watch.layers)} layers, seed {settings.seed}"
     command = f"python benchmarks/watch.py --run FOLDER --name {options.name} --trials {options.trials}"
     found = {"command": command, "device": f"{device_name(device)}; {what}", "figures": figures, "ratios": ratios, "runs": 1}
     write_json(RESULTS / f"watch_{options.name}.json", found)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from wellcheck import params, samples, stage, survey
 from wellcheck.artifacts import write_columns, write_json, write_tensors
 from wellcheck.models import pick_device, storage
@@ -17,8 +15,7 @@ SHOWN = 24  # suspicious inputs whose images are kept
 def main(test: Path, triggered: Path, clean: Path, poisoned: Path, *, figures: Output, listed: Output, maps: Output, images: Output) -> str:
     settings, confidence = params.load(params.TwoSample), params.load(params.Evaluate).confidence
     device = pick_device(params.load(params.Device).root)
-    whole = samples.read(test)
-    known = whole.take(np.sort(samples.in_turns(whole.labels, settings.seed)[: settings.images]))
+    known = survey.choose(samples.read(test), settings)
     if len(known) < LEAST:
         found = survey.nothing(known, settings)
         told = f"not enough data: {len(known)} test images, and {LEAST} are needed"

@@ -25,7 +25,7 @@ from wellcheck.verdict.charges import FOREIGN, Accused, Finding, evidence_of, is
 from wellcheck.verdict.examination import Examination, Reading, _asked, accomplices, apart, appeal, facing, halves, is_half
 from wellcheck.verdict.refinement import NO_STAMP, Judge, _without_the_foreign, separate, stamp_of, two_populations
 from wellcheck.verdict.transfer import Load, Pattern, Transfer, bent, carried, carriers, common, try_on_others
-from wellcheck.verdict.witness import Witness, Witnesses
+from wellcheck.verdict.witness import Turn, Witness, Witnesses
 
 CPU = torch.device("cpu")
 SIDE = 20
@@ -498,17 +498,15 @@ def test_of_what_is_half_of_its_label_the_more_foreign_side_is_accused(smaller: 
     small = replace(half, accused=Accused(5, "made up", here, (here < 39) * 1.0))
     assert is_half(half) and is_half(worse) and not is_half(known) and not is_half(small)
     suspected: Any = SimpleNamespace(margins=np.where(rows == 9, -1.0, 1.0))
-    asked: list[tuple[np.ndarray, int]] = []
+    asked: list[tuple[np.ndarray, Turn]] = []
 
-    def reference(excluded: np.ndarray, title: str, *, turn: int) -> Any:
+    def reference(excluded: np.ndarray, title: str, *, turn: Turn) -> Any:
         asked.append((excluded, turn))
         knows_poison = not excluded[0]
         shown = np.where(rows < 30, 3 if knows_poison else 1, 3)
-        quantiles: list[float] = []
 
         def thresholds(ordinary: np.ndarray, quantile: float) -> np.ndarray:
             np.testing.assert_array_equal(ordinary, ~excluded)
-            quantiles.append(quantile)
             assert quantile == 0.25
             return np.array([np.inf, 2.0, np.inf, np.inf])
 
@@ -542,7 +540,7 @@ def test_of_what_is_half_of_its_label_the_more_foreign_side_is_accused(smaller: 
     np.testing.assert_array_equal(tried[0], np.arange(45))
     assert (other.own, other.foreign) == (1.0, 0.0)  # the same reading for all groups of the label
     (first, one), (second, two) = asked
-    assert len({1, 2, 3, 4, 5, one, two}) == 7  # seeds that no other model has
+    assert (one, two) == (Turn.HALVES, Turn.OTHER_HALVES)
     ours, theirs = poisoned, ~poisoned & (rows < 100)
     np.testing.assert_array_equal([first, second], [ours, theirs] if smaller else [theirs, ours])
     np.testing.assert_array_equal(told.foreign, (rows < 25) & (rows != 7) & (rows != 9) | (rows >= 100))  # other labels as before

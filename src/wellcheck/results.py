@@ -101,18 +101,11 @@ def _experiment_table(result: dict[str, Any]) -> str:
     where, detection = result["provenance"], result["metrics"].get("poison_detection", {"detectors": {}})
     commit = (where["git_commit"] or "unknown")[:12]
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in where["seconds"].items() if name.startswith("train"))
-    changed = result.get("changed", {})
-    settings = [f"-S {one}" for one in experiments.overrides({key: one["run"] for key, one in changed.items()})]
-    stages = [f"--stage {one}" for one in result.get("stages", [])]
-    command = " ".join(["wellcheck experiment", result["experiment"], "--publish", *settings, *stages])
-    instead = {key: (one["experiment"], one["run"]) for key, one in changed.items() if "experiment" in one}
-    missing = [_told(instead)] if instead else []
-    missing += [f"{key} is {one['run']!r}" for key, one in changed.items() if "experiment" not in one]
-    missing += [f"without {', '.join(result['not_run'])}"] if result.get("not_run") else []
+    missing = _missing(result)
     lines = [
         f"## {experiment.title}",
         "",
-        f"`{command}`, one run, seed {result['params']['train']['seed']}, {where['date']}, "
+        f"`{_command(result)}`, one run, seed {result['params']['train']['seed']}, {where['date']}, "
         f"commit `{commit}`, {where['device']} ({seconds}), torch {where['versions']['torch']}.",
         "",
         *([f"Not the whole experiment: {'; '.join(missing)}.", ""] if missing else []),
@@ -127,6 +120,22 @@ def _experiment_table(result: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join([*lines, *_class_rows(experiment, result), ""])
+
+
+def _command(result: dict[str, Any]) -> str:
+    """What makes it."""
+    settings = experiments.overrides({key: one["run"] for key, one in result.get("changed", {}).items()})
+    options = [*(f"-S {one}" for one in settings), *(f"--stage {one}" for one in result.get("stages", []))]
+    return " ".join(["wellcheck experiment", result["experiment"], "--publish", *options])
+
+
+def _missing(result: dict[str, Any]) -> list[str]:
+    """What is not as in the experiment; nothing of one that was run whole."""
+    changed = result.get("changed", {})
+    instead = {key: (one["experiment"], one["run"]) for key, one in changed.items() if "experiment" in one}
+    beyond = [f"{key} is {one['run']!r}" for key, one in changed.items() if key not in instead]
+    left_out = [f"without {', '.join(result['not_run'])}"] if result.get("not_run") else []
+    return [*([_told(instead)] if instead else []), *beyond, *left_out]
 
 
 def _figure_rows(experiment: Experiment, result: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from wellcheck.artifacts import Columns
 from wellcheck.embeddings.named_layers import Captured
 from wellcheck.models import Classifier
 from wellcheck.params import Project, TwoSample
-from wellcheck.samples import Samples
+from wellcheck.samples import Samples, in_turns
 from wellcheck.traffic import PGD, Kind
 from wellcheck.watch import LEAST, Scored, Watch
 
@@ -30,6 +30,11 @@ class Files(NamedTuple):
     listed: list[Row]
     maps: Columns
     pictures: dict[str, np.ndarray]
+
+
+def choose(test: Samples, settings: TwoSample) -> Samples:
+    """The test images that are watched: of every class as many."""
+    return test.take(np.sort(in_turns(test.labels, settings.seed)[: settings.images]))
 
 
 def nothing(known: Samples, settings: TwoSample) -> Files:

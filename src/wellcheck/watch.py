@@ -135,7 +135,7 @@ class Watch:
                     order = np.random.default_rng([self.settings.seed, trial, *b"queries"]).permutation(count)
                     asked, rest = order[: self.size].copy(), order[self.size :]
                     asked[: self._changed(share)] += count
-                    found[trial] = self._p_values(space, both.labels, asked, rest, trial)
+                    found[trial] = self._test(space, both.labels, asked, rest, trial)
                     advance(1)
             yield found
 
@@ -143,9 +143,7 @@ class Watch:
         """How many of the queries that is: at least one, unless none is."""
         return max(1, round(share * self.size)) if share else 0
 
-    def _p_values(
-        self, space: Mapping[str, np.ndarray], labels: np.ndarray, asked: np.ndarray, rest: np.ndarray, trial: int
-    ) -> list[float]:
+    def _test(self, space: Mapping[str, np.ndarray], labels: np.ndarray, asked: np.ndarray, rest: np.ndarray, trial: int) -> list[float]:
         """By layer and, last, of all together. The reference has the mix of classes that the model sees in the queries (rows int64 [n]).
 
         Who is in which sample is drawn within classes: there natural queries and the reference are exchangeable. Where next to no natural

@@ -22,14 +22,13 @@ from wellcheck.metrics import proportion_interval
 from wellcheck.samples import Samples
 from wellcheck.verdict.charges import ASKED, KNOWN, OWN, Accused, Finding, by_mark, by_pattern, is_guilty
 from wellcheck.verdict.transfer import LARGEST, STRONGER, TESTED, Load, Transfer, added, carriers, common, try_on_others
-from wellcheck.verdict.witness import UNSURE, Witness, Witnesses, evenly
+from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses, evenly
 
 ALMOST_HALF = 0.4  # share of its label from which a group may be the innocent side
 LEAST_GAIN = 0.1  # nats a sample: less is no group
 HELD_OUT = 0.25  # of every group on trial
 CONTROLS = 0.1  # of the ordinary samples, held out with them
 NEARLY = 0.8  # times as foreign as the most foreign guilty group of a label
-HALVES_TURN = 7  # seeds of their own, this and the next
 CONFIDENCE = 0.95  # of the intervals by which these are compared
 QUARTER = 0.25  # of a label, that less foreign guilty groups may take
 ON_TRIAL = 0.3  # share of a group that is foreign
@@ -98,15 +97,11 @@ def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses)
     """Try every group; trains one model, two where one is half of its label, and one if what they carry does not settle it."""
     train, seed = witnesses.train, witnesses.recipe.seed
     excluded = witnesses.marked(group.suspects for group in groups)
-    reference = witnesses.reference(excluded, "reference", turn=1)
-    foreign = reference.foreign(suspected, ~excluded)
+    reference = witnesses.reference(excluded, "reference", turn=Turn.REFERENCE)
+    reading = Reading(reference.labels, reference.foreign(suspected, ~excluded))
     rng = np.random.default_rng([seed, *b"others"])
-    findings = []
-    for group in groups:
-        own = float((reference.labels[group.suspects] == group.label).mean())
-        transfer = _transfer(group, train, suspected, reference, ~excluded, rng, harder=own < OWN)
-        findings.append(Finding(group, own, float(foreign[group.suspects].mean()), transfer))
-    findings, (shown, foreign) = halves(findings, Reading(reference.labels, foreign), suspected, witnesses)
+    findings = [reading.on(group, _transfer(group, train, suspected, reference, ~excluded, rng)) for group in groups]
+    findings, (shown, foreign) = halves(findings, reading, suspected, witnesses)
     excluded = witnesses.marked(one.accused.suspects for one in findings)
     findings = [replace(one, apart=apart(one, findings), p_turned=_turns(one, findings)) for one in findings]
     findings = accomplices(findings, foreign, train, reference, ~excluded)
@@ -116,7 +111,7 @@ def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses)
     draws = np.random.default_rng([seed, *b"held out"]).random(len(train))
     held_out, controls = witnesses.marked(on_trial) & (draws < HELD_OUT), ~excluded & (draws < CONTROLS)
     if held_out.any():
-        second = witnesses.without(held_out | controls, "second witness", turn=2)
+        second = witnesses.without(held_out | controls, "second witness", turn=Turn.SECOND_WITNESS)
         findings = [_asked(one, held_out & foreign, controls, train.labels, shown, second) for one in findings]
     return Examination(findings, suspected, reference, excluded)
 
@@ -132,11 +127,10 @@ class Reading(NamedTuple):
     shown: np.ndarray  # int64 [N]
     foreign: np.ndarray  # bool [N]
 
-    def of(self, finding: Finding) -> Finding:
-        """The finding by this reading."""
-        rows = finding.accused.suspects
-        own = float((self.shown[rows] == finding.accused.label).mean())
-        return replace(finding, own=own, foreign=float(self.foreign[rows].mean()))
+    def on(self, accused: Accused, transfer: Transfer) -> Finding:
+        """What it says of a group."""
+        rows = accused.suspects
+        return Finding(accused, float((self.shown[rows] == accused.label).mean()), float(self.foreign[rows].mean()), transfer)
 
 
 def halves(findings: Sequence[Finding], known: Reading, suspected: Witness, witnesses: Witnesses) -> tuple[list[Finding], Reading]:
@@ -155,27 +149,28 @@ def halves(findings: Sequence[Finding], known: Reading, suspected: Witness, witn
         return list(findings), known
     sides = [{place: findings[place].accused for place in best.values()}]
     sides.append({place: accused.other_side for place, accused in sides[0].items()})
-    heard = [_read(side.values(), suspected, witnesses, turn) for turn, side in enumerate(sides, HALVES_TURN)]
+    turns = (Turn.HALVES, Turn.OTHER_HALVES)
+    heard = [_read(side.values(), suspected, witnesses, turn) for turn, side in zip(turns, sides, strict=True)]
     again, together = list(findings), Reading(known.shown.copy(), known.foreign.copy())
     rng = np.random.default_rng([witnesses.recipe.seed, *b"halves"])
     for label, place in best.items():
-        told = [reading.of(replace(findings[place], accused=side[place])) for side, (reading, _, _) in zip(sides, heard, strict=True)]
+        told = [reading.on(side[place], findings[place].transfer) for side, (reading, _, _) in zip(sides, heard, strict=True)]
         more = int(told[1].foreign > told[0].foreign)
         reading, reference, ordinary = heard[more]
-        again = [reading.of(one) if one.accused.label == label else one for one in again]
+        again = [reading.on(one.accused, one.transfer) if one.accused.label == label else one for one in again]
+        accused = told[more].accused
         # What the other side has in common with itself says nothing of this one.
-        transfer = _transfer(told[more].accused, witnesses.train, suspected, reference, ordinary, rng, harder=told[more].own < OWN)
+        transfer = _transfer(accused, witnesses.train, suspected, reference, ordinary, rng)
         again[place] = replace(told[more], transfer=transfer, heard_as_half=True)
         for mine, theirs in zip(together, reading, strict=True):
-            rows = told[more].accused.rows
-            mine[rows] = theirs[rows]
+            mine[accused.rows] = theirs[accused.rows]
     return again, together
 
 
-def _read(accused: Collection[Accused], suspected: Witness, witnesses: Witnesses, turn: int) -> tuple[Reading, Witness, np.ndarray]:
+def _read(accused: Collection[Accused], suspected: Witness, witnesses: Witnesses, turn: Turn) -> tuple[Reading, Witness, np.ndarray]:
     """The reading of a reference that left out only these groups; the reference; who is ordinary to it, bool [N]."""
     ordinary = ~witnesses.marked(one.suspects for one in accused)
-    reference = witnesses.reference(~ordinary, f"reference without {'other ' * (turn - HALVES_TURN)}halves", turn=turn)
+    reference = witnesses.reference(~ordinary, f"reference without {turn.name.lower().replace('_', ' ')}", turn=turn)
     sure = -reference.margins >= reference.confident_by_answer(ordinary, UNSURE)[reference.labels]
     return Reading(reference.labels, sure & (suspected.margins > 0) & reference.typical(ordinary)), reference, ordinary
 
@@ -235,7 +230,7 @@ def appeal(examination: Examination, witnesses: Witnesses) -> Examination:
     if not appealing:
         return examination
     excluded = witnesses.marked(one.accused.suspects for one in guilty)
-    reference = witnesses.reference(excluded, "reference on appeal", turn=3)
+    reference = witnesses.reference(excluded, "reference on appeal", turn=Turn.APPEAL)
     foreign = reference.foreign(examination.suspected, ~excluded)
     heard = [replace(one, foreign=float(foreign[one.accused.suspects].mean())) if one in appealing else one for one in findings]
     return replace(examination, findings=heard)
@@ -262,17 +257,12 @@ def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
 
 
 def _transfer(
-    group: Accused,
-    train: Samples,
-    suspected: Witness,
-    reference: Witness,
-    ordinary: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    harder: bool,
+    group: Accused, train: Samples, suspected: Witness, reference: Witness, ordinary: np.ndarray, rng: np.random.Generator
 ) -> Transfer:
+    """What the group carries, put on images of other labels; harder where the reference does not read it as labelled."""
     suspects = group.suspects
     content = reference.labels[suspects]
+    harder = float((content == group.label).mean()) < OWN
     pattern = common(train, suspects, reference, ordinary)
     # A trigger may turn the images of some classes only: others show what the group shows, in the same proportions.
     shown = content[content != group.label]

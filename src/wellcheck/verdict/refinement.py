@@ -12,10 +12,9 @@ from wellcheck.metrics import spread
 from wellcheck.samples import Samples
 from wellcheck.verdict.examination import Examination
 from wellcheck.verdict.transfer import FOLDS, carried
-from wellcheck.verdict.witness import UNSURE, Witness, Witnesses
+from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses
 
-ROUNDS = 2  # references of `refine`, at most
-FIRST_TURN = 4  # theirs begin here, each a seed of its own; those before are the examination's
+ROUNDS = (Turn.REFINED, Turn.REFINED_AGAIN)  # references of `refine`, at most
 MISLED = 0.1  # times the convicted samples: a reference that contradicts fewer has learnt the backdoor
 SETTLED = 0.02  # of the guilty samples: with so few in doubt, another reference would change nothing
 DOUBT = 0.02  # a probability between this and 1 less this
@@ -47,15 +46,15 @@ def refine(
     for rows in of_label.values():
         left = rows[~excluded[rows]]
         excluded[left[peel([layer[left] for layer in whitened.values()], rng)]] = True
-    reference = witnesses.reference(excluded, "reference 2", turn=FIRST_TURN)
+    reference = witnesses.reference(excluded, "reference 2", turn=ROUNDS[0])
     contradicted = reference.contradicts(suspected, ~excluded)
     misled = [rows for label, rows in of_label.items() if contradicted[rows].sum() < MISLED * len(suspects[label])]
     if misled and 2 * len(misled) <= len(train.description.class_names):
         excluded = _without_the_foreign(misled, excluded, suspected, witnesses)
-        reference = witnesses.reference(excluded, "reference 2, without the foreign", turn=FIRST_TURN)
-    for turn in range(ROUNDS):
-        if turn:
-            reference = witnesses.reference(excluded, f"reference {turn + 2}", turn=FIRST_TURN + turn)
+        reference = witnesses.reference(excluded, "reference 2, without the foreign", turn=ROUNDS[0])
+    for turn in ROUNDS:
+        if turn != ROUNDS[0]:
+            reference = witnesses.reference(excluded, "reference 3", turn=turn)
         unseen, ordinary = excluded, ~excluded
         surely, perhaps = reference.contradicts(suspected, ordinary), reference.contradicts(suspected, ordinary, UNSURE)
         judge = Judge(train, whitened, reference, ordinary)
@@ -75,7 +74,7 @@ def refine(
 def _without_the_foreign(misled: Sequence[np.ndarray], excluded: np.ndarray, suspected: Witness, witnesses: Witnesses) -> np.ndarray:
     """What is left out already (bool [N]), and of these labels (rows int64 [n] each) what is foreign to a model that never saw them."""
     labels = witnesses.marked(misled)
-    blind = witnesses.reference(excluded | labels, "reference without the label", turn=FIRST_TURN + ROUNDS)
+    blind = witnesses.reference(excluded | labels, "reference without the label", turn=Turn.WITHOUT_THE_LABEL)
     left_out: np.ndarray = excluded | (labels & blind.foreign(suspected, ~excluded & ~labels))
     return left_out
 

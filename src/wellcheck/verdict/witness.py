@@ -1,5 +1,6 @@
 """Witnesses: models trained again without some of the samples, and what they say of those they have never seen."""
 
+import enum
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,20 @@ NEAREST = 5  # neighbours
 REFERENCES = 2000  # of one answer, among which neighbours are sought
 TYPICAL = 0.95  # quantile of how far apart ordinary samples lie
 BATCH = 1024
+
+
+@enum.unique
+class Turn(enum.IntEnum):
+    """Every model that is trained for a verdict: each has a seed of its own."""
+
+    REFERENCE = 1
+    SECOND_WITNESS = 2
+    APPEAL = 3
+    REFINED = 4
+    REFINED_AGAIN = 5
+    WITHOUT_THE_LABEL = 6
+    HALVES = 7
+    OTHER_HALVES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +137,13 @@ class Witnesses:
         others[rows, self.train.labels] = -np.inf
         return Witness(classifier, self.train.images, self.device, log_probabilities.argmax(1), own - others.max(1))
 
-    def without(self, left_out: np.ndarray, title: str, *, turn: int, epochs: int | None = None) -> Witness:
-        """A model trained on all samples but these (bool [N]); `turn` makes its seed another than any other model's."""
+    def without(self, left_out: np.ndarray, title: str, *, turn: Turn, epochs: int | None = None) -> Witness:
+        """A model trained on all samples but these (bool [N])."""
         recipe = self.recipe.unrecorded(seed=(self.recipe.seed + turn) % 2**32, epochs=epochs or self.recipe.epochs)
         trained = training.train_again(self.train.take(~left_out), recipe, device=self.device, cache=self.cache, title=title)
         return self.hear(trained.classifier, title)
 
-    def reference(self, left_out: np.ndarray, title: str, *, turn: int) -> Witness:
+    def reference(self, left_out: np.ndarray, title: str, *, turn: Turn) -> Witness:
         """Half the epochs, but enough: what an image shows is learnt long before what a backdoor or a single sample teaches."""
         return self.without(left_out, title, turn=turn, epochs=max(self.recipe.epochs // 2, min(self.recipe.epochs, LEAST_EPOCHS)))
 
