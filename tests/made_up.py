@@ -287,7 +287,7 @@ def said(case: Case, flagged: int, convicted: list[int]) -> dict[str, Any]:
     for label in range(case.classes):
         guilty, thin = label in convicted, label >= case.classes - case.thin
         share = 0.9 if guilty else 0.02 * (label % 5)
-        told = finding | {"foreign": share, "p_generalises": 3e-12 if guilty else 0.4}
+        told = finding | {"foreign": share, "p_generalises": 3e-12 if guilty else 0.4, "p_foreign": 2e-9 if guilty else 1.0}
         findings = [] if thin else [told]
         findings = [one | {"own_content": True, "turned": share} for one in findings] if case.own_content else findings
         labels.append(

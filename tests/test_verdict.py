@@ -37,7 +37,7 @@ RECIPE = params.Train.plain(model="two_conv_cnn", epochs=8, batch_size=32, learn
 
 
 def finding(label: int = 0, *, turned: float = 0.0, legible: float = 1.0, **facts: Any) -> Finding:
-    accused = Accused(label, "made up", np.arange(10), np.linspace(0, 1, 10))
+    accused = Accused(label, "made up", np.arange(200), np.linspace(0, 1, 200))
     nothing = Pattern(np.zeros((1, 4, 4)), np.zeros((4, 4)), np.zeros((1, 4, 4)), np.zeros((2, 4, 4)))
     told = {"own": 0.0, "foreign": 0.9, "held_out": 10, "generalises": 0.9, "p_generalises": 1e-9, "p_turned": 1e-9, "p_marked": 1e-9}
     return Finding(accused, **(told | facts), transfer=Transfer(nothing, turned, legible, 400))
@@ -51,6 +51,8 @@ OWN: dict[str, Any] = {"own": 0.7, "foreign": 0.1, "apart": 1.5, "held_out": 0, 
     [
         ({}, True),
         ({"foreign": 0.49}, False),  # its images look like their label's
+        ({"foreign": 0.66}, False),  # 66 of 100 have a p-value of 0.0009 where half are expected, 68 one of 0.0002
+        ({"foreign": 0.68}, True),
         ({"generalises": 0.24}, False),  # learnt by heart
         ({"held_out": 4}, False),  # too few to tell
         ({"p_generalises": 0.00034}, False),  # 0.00034 × 10 groups × 3 charges

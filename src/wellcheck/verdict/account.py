@@ -53,6 +53,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "own_content": finding.own_content,
         "apart": finding.apart,
         "foreign": finding.foreign,
+        "p_foreign": finding.p_foreign,
         "held_out": finding.held_out,
         "generalises": finding.generalises,
         "p_generalises": finding.p_generalises,

@@ -3,11 +3,13 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import bdtrc  # the binomial's upper tail, without the second that scipy.stats takes to import
 
 from wellcheck.verdict.transfer import LEGIBLE, Transfer
 
 LEVEL = 0.01  # of the whole verdict, shared among all groups
-FOREIGN = 0.5  # share of a group that must be foreign to convict it
+# Share of a group that must be foreign to convict it, and surely so: of unusual kinds of a class a weak model calls about half foreign.
+FOREIGN = 0.5
 GENERALISES = 0.25  # share of these that must be answered as labelled by a model that never saw them
 CONVICTS = 0.5  # evidence, on a scale from 0 to 1
 ASKED = 5  # foreign samples held out, at least
@@ -66,6 +68,12 @@ class Finding:
     p_generalises: float = 1.0  # of so many, were they answered like others of the same content
 
     @property
+    def p_foreign(self) -> float:
+        """The binomial p-value of so many foreign samples in a group of which FOREIGN are."""
+        suspects = len(self.accused.suspects)
+        return float(bdtrc(round(self.foreign * suspects) - 1, suspects, FOREIGN))
+
+    @property
     def own_content(self) -> bool:
         """Whether it mostly shows what its label says."""
         return self.own >= 0.5
@@ -89,10 +97,11 @@ class Charge:
 
 
 def by_content(finding: Finding) -> Charge:
-    """Foreign content that the label generalises over."""
+    """Foreign content that the label generalises over: it must be both, so the larger p-value is that of the charge."""
     if finding.held_out < ASKED:
         return Charge(0.0, 1.0)
-    return Charge(CONVICTS * min(finding.foreign / FOREIGN, finding.generalises / GENERALISES), finding.p_generalises)
+    evidence = CONVICTS * min(finding.foreign / FOREIGN, finding.generalises / GENERALISES)
+    return Charge(evidence, max(finding.p_generalises, finding.p_foreign))
 
 
 def by_pattern(finding: Finding) -> Charge:

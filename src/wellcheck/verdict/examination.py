@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import bdtrc  # the binomial's upper tail, without the second that scipy.stats takes to import
+from scipy.special import bdtrc
 
 from wellcheck.metrics import proportion_interval
 from wellcheck.samples import Samples
