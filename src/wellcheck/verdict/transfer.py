@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.fft import dctn
 from torch.nn.functional import grid_sample, interpolate
 
 from wellcheck.samples import Samples
@@ -31,7 +32,7 @@ LEGIBLE = 0.9  # share of images that must stay legible to a model that never sa
 FOLDS = 5  # of the members of a group, for `carried`
 RARE = 0.99  # quantile of ordinary images
 CHANCE = 3.0  # standard errors: a mean below is as good as nothing
-FLAT = 25.0  # grey levels squared: a pixel that never varies is no better known than this
+FLAT = 25.0  # grey levels squared: a wave that never varies is no better known than this
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,11 @@ def carried(train: Samples, rows: np.ndarray, members: np.ndarray, reference: Wi
     """How much of what the members have in common each of the rows carries, float64 [n] of variance 1; zeros where there is nothing.
 
     A matched filter on what sets an image apart from ordinary ones of the same content, in units of how much that is: an odd image differs
-    from all others, and so by chance from the pattern (the normalised matched filter, Scharf & Friedlander 1994). The pattern is what is
-    added to these, or how they are bent, whichever tells the members better from the rest. Every member is measured by the others' pattern:
-    by its own it would carry its own noise. rows, members: int64; the members are among the rows.
+    from all others, and so by chance from the pattern (the normalised matched filter, Scharf & Friedlander 1994). It is sought wave by wave
+    of the cosine transform, against how much ordinary images vary in each: there they hardly correlate, as neighbouring pixels do (Ahmed,
+    Natarajan & Rao 1974), and what is small and sharp stands out. The pattern is what is added, or how images are bent, whichever tells the
+    members better from the rest. Every member is measured by the others' pattern: by its own it would carry its own noise. rows, members:
+    int64; the members are among the rows.
     """
     inside = np.isin(rows, members)
     if inside.sum() < 2 * FOLDS or inside.all():
@@ -159,11 +162,11 @@ def carried(train: Samples, rows: np.ndarray, members: np.ndarray, reference: Wi
         return np.zeros(len(rows))
     images, alike = _beside(train, rows, matched)
     apart = images - alike
-    noise = apart[~inside].var(0) + FLAT
+    noise = _usual(train, matched, reference, ordinary).var(0) + FLAT
     fold = np.where(inside, np.cumsum(inside) % FOLDS, FOLDS)
     found = []
     for patterns in (_additions(apart, fold), _bendings(images, alike, fold, reference.labels[rows])):
-        score = _matched_filter(apart, patterns, noise)
+        score = _matched_filter(_waves(apart), _waves(patterns), noise)
         found.append((score - score.mean()) / max(float(score.std()), TINY))
     return max(found, key=lambda score: float(score[inside].mean()))
 
@@ -183,7 +186,7 @@ class Load:
         if not matched.size:
             return cls(difference, np.inf)
         images, alike = _beside(train, members, matched)
-        _, amounts = _held(images - alike, difference[None], np.full(difference.shape, FLAT, np.float32))
+        _, amounts = _held(_waves(images - alike), _waves(difference[None]), np.full(difference.shape, FLAT, np.float32))
         return cls(difference, float(np.median(amounts)) / 2)
 
 
@@ -196,13 +199,11 @@ def carriers(train: Samples, rows: np.ndarray, loads: Sequence[Load], reference:
     matched = _matches(rows, reference, ordinary)
     if not matched.size:
         return 0, 1.0
-    controls = evenly(np.unique(matched), LARGEST)
     images, alike = _beside(train, rows, matched)
-    others, alike_to_them = _beside(train, controls, _matches(controls, reference, ordinary))
-    usual = others - alike_to_them
+    usual = _usual(train, matched, reference, ordinary)
     noise = usual.var(0) + FLAT
-    patterns, least = np.stack([load.difference for load in loads]), np.array([load.least for load in loads])
-    (mine, amounts), (theirs, their_amounts) = (_held(part, patterns, noise) for part in (images - alike, usual))
+    patterns, least = _waves(np.stack([load.difference for load in loads])), np.array([load.least for load in loads])
+    (mine, amounts), (theirs, their_amounts) = (_held(part, patterns, noise) for part in (_waves(images - alike), usual))
     rare = np.quantile(theirs, RARE, axis=0)
     hits = ((mine > rare) & (amounts >= least)).sum(0)
     rates = (((theirs > rare) & (their_amounts >= least)).sum(0) + 1) / (len(usual) + 1)
@@ -211,7 +212,7 @@ def carriers(train: Samples, rows: np.ndarray, loads: Sequence[Load], reference:
 
 
 def _held(apart: np.ndarray, patterns: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How purely each of apart float32 [n, C, H, W] is each of patterns [k, C, H, W], and how much of it: both float [n, k].
+    """How purely each of apart float32 [n, C, H, W] is each of patterns [k, C, H, W], and how much of it: both float [n, k]; all in waves.
 
     How purely is as in `_matched_filter`. How much is a share of the pattern, by least squares weighted with noise, a variance [C, H, W].
     """
@@ -228,6 +229,19 @@ def _beside(train: Samples, rows: np.ndarray, matched: np.ndarray) -> tuple[np.n
     parts = np.array_split(matched, -(-len(rows) // BATCH))
     means = np.concatenate([train.images[part].mean(1, dtype=np.float32) for part in parts])
     return train.images[rows].astype(np.float32), means
+
+
+def _usual(train: Samples, matched: np.ndarray, reference: Witness, ordinary: np.ndarray) -> np.ndarray:
+    """What sets those that are matched to some rows (int64 [n, 5]) apart from ordinary images like them, in waves float32 [m, C, H, W]."""
+    controls = evenly(np.unique(matched), LARGEST)
+    images, alike = _beside(train, controls, _matches(controls, reference, ordinary))
+    return _waves(images - alike)
+
+
+def _waves(images: np.ndarray) -> np.ndarray:
+    """The orthonormal cosine transform of float32 [N, C, H, W], of the same shape."""
+    waves: np.ndarray = dctn(images, axes=(2, 3), norm="ortho")
+    return waves
 
 
 def _matched_filter(apart: np.ndarray, patterns: np.ndarray, noise: np.ndarray) -> np.ndarray:
