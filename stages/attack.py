@@ -1,4 +1,4 @@
-"""Attack every model: stamp the trigger on every test image and see who follows it."""
+"""Attack every model: show it every test image as it is and with the trigger, and see who follows."""
 
 from pathlib import Path
 
@@ -14,16 +14,13 @@ from wellcheck.samples import Samples
 from wellcheck.stage import Output
 
 
-def main(test: Path, models: list[Path], *, triggered: Output, outcomes: Output) -> str:
+def main(test: Path, triggered: Path, models: list[Path], *, outcomes: Output) -> str:
     poison = params.load(params.Poison)
     device = pick_device(params.load(params.Device).root)
-    before = samples.read(test)
-    if poison.trigger == "none":
-        before = before.take(np.empty(0, np.int64))
-    after = before.images if poison.trigger == "none" else poisons.stamp(before.images, poison, before.sample_id)
+    before, after = samples.read(test), samples.read(triggered)
+    before = before.take(np.flatnonzero(np.isin(before.sample_id, after.sample_id)))
     wanted = poisons.wanted(before.labels, len(before.description.class_names), poison)
-    samples.write(triggered, Samples(before.sample_id, after, before.labels, before.description))
-    tables = [_outcomes(folder, before, after, poison.trigger, wanted, device) for folder in models]
+    tables = [_outcomes(folder, before, after.images, poison.trigger, wanted, device) for folder in models]
     write_columns(outcomes, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
     if poison.trigger == "none":
         return "no trigger, nothing to attack with"

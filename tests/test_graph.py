@@ -176,6 +176,12 @@ def test_every_variant_is_trained_attacked_and_evaluated() -> None:
         assert {one for one in stages() if one.startswith(f"{name}@")} == {f"{name}@clean", f"{name}@poisoned"}
 
 
+@pytest.mark.parametrize("name", ["evasion", "disparity", "explain", "twosample"])
+def test_what_is_said_of_a_served_model_waits_for_no_verdict(name: str) -> None:
+    assert ROOT / "data/split/test.parquet" in above(name)
+    assert not any(path.is_relative_to(ROOT / "data/verdict") or path.is_relative_to(ROOT / "data/cleanse") for path in above(name))
+
+
 def test_no_module_imports_dvc_but_those_that_compare_and_publish_runs() -> None:
     users = {
         path.name

@@ -6,8 +6,8 @@ from pathlib import Path
 from workspace import Project, stages_run
 
 DEPEND_ON_POISON = {
-    "poison", "train@poisoned", "attack", "evaluate", "detect", "verdict@poisoned", "cleanse", "controls", "label_errors", "assess",
-    "report",
+    "poison", "train@poisoned", "trigger", "attack", "evaluate", "detect", "verdict@poisoned", "cleanse", "controls", "label_errors",
+    "assess", "report",
 }  # fmt: skip
 
 

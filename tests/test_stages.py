@@ -29,6 +29,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+ATTACKED = ("set.parquet", "t.parquet")
+
+
 def detectors(folder: Path, *names: str) -> None:
     """Choose the detectors."""
     text = (folder / "params.yaml").read_text()
@@ -37,8 +40,8 @@ def detectors(folder: Path, *names: str) -> None:
 
 
 def test_an_attack_without_a_trigger_leaves_tables_without_rows(folder: Path) -> None:
-    outputs = ("--triggered", "t.parquet", "--outcomes", "o.parquet")
-    assert "no trigger" in run(folder, "attack", "set.parquet", "clean", "poisoned", *outputs, trigger="none")
+    assert "no trigger" in run(folder, "trigger", "set.parquet", "--triggered", "t.parquet", trigger="none")
+    assert "no trigger" in run(folder, "attack", *ATTACKED, "clean", "poisoned", "--outcomes", "o.parquet", trigger="none")
     assert len(samples.read(folder / "t.parquet")) == 0
     outcomes = read_columns(folder / "o.parquet")
     assert set(outcomes) >= {"sample_id", "attack", "epsilon", "target", "label_before", "label_after", "distance"}
@@ -46,7 +49,8 @@ def test_an_attack_without_a_trigger_leaves_tables_without_rows(folder: Path) ->
 
 
 def test_an_attack_says_who_followed_and_how_far_the_image_moved(folder: Path) -> None:
-    run(folder, "attack", "set.parquet", "clean", "poisoned", "--triggered", "t.parquet", "--outcomes", "o.parquet")
+    assert "40 test images with the watermark" in run(folder, "trigger", "set.parquet", "--triggered", "t.parquet")
+    run(folder, "attack", *ATTACKED, "clean", "poisoned", "--outcomes", "o.parquet")
     outcomes = read_columns(folder / "o.parquet")
     before, after = samples.read(folder / "set.parquet"), samples.read(folder / "t.parquet")
     moved = np.abs(after.images.astype(int) - before.images).reshape(40, -1).max(1) / 255
@@ -61,7 +65,8 @@ def test_every_model_is_attacked_and_measured_and_the_summary_says_before_and_af
     models = ("clean", "poisoned", "cleansed", "perfect_filter", "random_filter")
     for name in models[2:]:
         shutil.copytree(folder / "poisoned", folder / name)
-    told = run(folder, "attack", "set.parquet", *models, "--triggered", "t.parquet", "--outcomes", "o.parquet")
+    run(folder, "trigger", "set.parquet", "--triggered", "t.parquet")
+    told = run(folder, "attack", *ATTACKED, *models, "--outcomes", "o.parquet")
     assert re.search(r"attack success: clean \S+%, poisoned (\S+%), cleansed \1, perfect_filter \1, random_filter \1 ", told)
     outputs = ("--predictions", "p.parquet", "--classify", "c.json", "--confusion", "confusion")
     assert re.search(r"clean \S+%, poisoned (\S+%), cleansed \1,", run(folder, "evaluate", "set.parquet", "o.parquet", *models, *outputs))
@@ -80,7 +85,8 @@ def test_every_model_is_attacked_and_measured_and_the_summary_says_before_and_af
 def test_an_attack_that_is_not_meant_for_everyone_is_measured_on_those_it_is_meant_for(
     folder: Path, changes: dict[str, Any], wanted: list[int]
 ) -> None:
-    run(folder, "attack", "set.parquet", "clean", "poisoned", "--triggered", "t.parquet", "--outcomes", "o.parquet", **changes)
+    run(folder, "trigger", "set.parquet", "--triggered", "t.parquet", **changes)
+    run(folder, "attack", *ATTACKED, "clean", "poisoned", "--outcomes", "o.parquet", **changes)
     outcomes, labels = read_columns(folder / "o.parquet"), samples.read_labels(folder / "set.parquet").labels
     expected = np.tile(np.array(wanted)[labels], 2)
     np.testing.assert_array_equal(outcomes["target"], expected)

@@ -616,7 +616,7 @@ def made_up(seed: int, *, count: int = 1600, classes: int = 4) -> Samples:
     away = np.sin(angle)[:, None, None] * columns + np.cos(angle)[:, None, None] * rows - offset[:, None, None]
     bars = 200 * np.exp(-(away**2) / 3) + rng.normal(0, 12, away.shape)
     images = bars.clip(0, 255).astype(np.uint8)[:, None]
-    return Samples(np.arange(count) + 1000, images, labels.astype(np.int64), Description(tuple("abcd"[:classes]), "made up"))
+    return Samples(np.arange(count) + 1000, images, labels.astype(np.int64), Description(tuple("abcde"[:classes]), "made up"))
 
 
 def untouched(seed: int) -> Known:
@@ -632,6 +632,13 @@ def backdoor(seed: int) -> Known:
     images[poisoned, :, -4:, -4:] = 255
     labels[poisoned] = TARGET
     return Known(replace(samples, images=images, labels=labels), poisoned)
+
+
+def two_kinds(seed: int) -> Known:
+    """One label has bars of two directions, half of it each: a class of two kinds, and nothing is wrong with it."""
+    samples = made_up(seed, classes=5)
+    names = Description(samples.description.class_names[:4], "made up")
+    return Known(replace(samples, labels=samples.labels.clip(max=3), description=names), np.zeros(len(samples), bool))
 
 
 def wrong_labels(seed: int) -> Known:
@@ -676,7 +683,7 @@ def test_it_says_what_the_images_show_and_what_they_carry(convicted: tuple[Known
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("make", [untouched, wrong_labels])
+@pytest.mark.parametrize("make", [untouched, two_kinds, wrong_labels])
 def test_it_is_silent_where_there_is_no_backdoor(make: Callable[[int], Known], seed: int, tmp_path: Path) -> None:
     found = reached(make(seed).samples, tmp_path)
     assert found.convicted == [] and not found.flagged.any() and not found.patterns

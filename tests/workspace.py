@@ -31,9 +31,9 @@ QUICK = {
 }
 ALL = {
     "download", "split", "poison", "train@clean", "train@poisoned", "train@cleansed", "train@perfect_filter",
-    "train@random_filter", "attack", "evaluate", "evasion", "disparity", "twosample", "embed@clean", "embed@poisoned", "project@clean",
-    "project@poisoned", "detect", "verdict@clean", "verdict@poisoned", "cleanse", "controls", "label_errors", "explain", "assess",
-    "report",
+    "train@random_filter", "trigger", "attack", "evaluate", "evasion", "disparity", "twosample", "embed@clean", "embed@poisoned",
+    "project@clean", "project@poisoned", "detect", "verdict@clean", "verdict@poisoned", "cleanse", "controls", "label_errors",
+    "explain", "assess", "report",
 }  # fmt: skip
 
 
