@@ -36,11 +36,11 @@ RECIPE = params.Train.plain(model="two_conv_cnn", epochs=8, batch_size=32, learn
 # the rule, by hand
 
 
-def finding(label: int = 0, *, turned: float = 0.0, legible: float = 1.0, **facts: Any) -> Finding:
+def finding(label: int = 0, *, turned: float = 0.0, legible: float = 1.0, stamped: float = 0.0, **facts: Any) -> Finding:
     accused = Accused(label, "made up", np.arange(200), np.linspace(0, 1, 200))
     nothing = Pattern(np.zeros((1, 4, 4)), np.zeros((4, 4)), np.zeros((1, 4, 4)), np.zeros((2, 4, 4)))
     told = {"own": 0.0, "foreign": 0.9, "held_out": 10, "generalises": 0.9, "p_generalises": 1e-9, "p_turned": 1e-9, "p_marked": 1e-9}
-    return Finding(accused, **(told | facts), transfer=Transfer(nothing, turned, legible, 400))
+    return Finding(accused, **(told | facts), transfer=Transfer(nothing, turned, legible, 400, "added", stamped))
 
 
 OWN: dict[str, Any] = {"own": 0.7, "foreign": 0.1, "apart": 1.5, "held_out": 0, "generalises": 0.0, "p_generalises": 1.0}
@@ -68,6 +68,9 @@ OWN: dict[str, Any] = {"own": 0.7, "foreign": 0.1, "apart": 1.5, "held_out": 0, 
         (OWN | {"own": 0.69, "foreign": 0.25, "turned": 0.71}, True),
         (OWN | {"own": 0.69, "foreign": 0.25, "turned": 0.69}, False),
         (OWN | {"own": 0.69, "foreign": 0.25, "turned": 0.8, "legible": 0.89}, False),
+        (OWN | {"own": 0.0, "turned": 0.9, "stamped": 0.71}, True),  # no kind of a class is so small
+        (OWN | {"own": 0.0, "turned": 0.9, "stamped": 0.69}, False),
+        (OWN | {"own": 0.0, "turned": 0.9, "stamped": 0.9, "p_turned": 0.00034}, False),
         ({"held_out": 0, "marked": 0.51}, True),
         ({"held_out": 0, "marked": 0.49}, False),
         ({"held_out": 0, "marked": 0.9, "p_marked": 0.00034}, False),
@@ -341,6 +344,18 @@ def test_only_a_pattern_that_convicts_makes_accomplices_of_what_is_foreign(way: 
     # The foreign ones count: who carries it and shows what its label says, as cover samples do, does not.
     cover = accomplices([chief, other], rows >= 40, samples, reference, rows >= 80)[1]
     assert cover.marked < 0.1
+
+
+@pytest.mark.parametrize(("side", "reads", "stamped"), [(2, True, 0.75), (3, True, 0.0), (2, False, 0.0)])
+def test_a_stamp_is_small_and_leaves_the_rest_legible(side: int, reads: bool, stamped: float) -> None:
+    rows, weight = np.arange(40), np.zeros((20, 20), np.float32)
+    weight[:side, :side] = 1.0  # 1 % of the pixels, or 2.25 %
+    corner = Pattern(np.zeros((1, 20, 20), np.float32), weight, np.full((1, 20, 20), 255, np.float32), np.zeros((2, 4, 4), np.float32))
+    images = np.zeros((40, 1, 20, 20), np.uint8)
+    fooled: Any = SimpleNamespace(answers=lambda images: np.where((images[:, 0, 0, 0] == 255) & (rows < 30), 0, 1))
+    careless: Any = SimpleNamespace(answers=lambda images: np.where((images[:, 0, 0, 0] == 255) & (rows < 5) & (not reads), 2, 1))
+    found = try_on_others(corner, 0, images, fooled, careless, harder=True)
+    assert found.stamped == stamped
 
 
 @pytest.mark.parametrize("members", [1, 2, 5, 20, 100])

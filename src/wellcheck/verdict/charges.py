@@ -74,6 +74,12 @@ class Finding:
         return float(bdtrc(round(self.foreign * suspects) - 1, suspects, FOREIGN))
 
     @property
+    def turned(self) -> float:
+        """Share of other images that its pattern turns: a stamp, or any pattern where the reference knows what the group shows."""
+        known = self.surely_own or (self.foreign >= KNOWN and self.transfer.legible >= LEGIBLE)
+        return self.transfer.turned if known else self.transfer.stamped
+
+    @property
     def own_content(self) -> bool:
         """Whether it mostly shows what its label says."""
         return self.own >= 0.5
@@ -105,12 +111,11 @@ def by_content(finding: Finding) -> Charge:
 
 
 def by_pattern(finding: Finding) -> Charge:
-    """A pattern that turns other images and leaves them legible, on a group whose own content is understood."""
-    turned, legible = finding.transfer.turned, finding.transfer.legible
-    if finding.surely_own and legible >= OWN_LEGIBLE:
-        return Charge(CONVICTS * min(turned / OWN_TURNED, finding.apart / APART), finding.p_turned)
-    if finding.foreign >= KNOWN and legible >= LEGIBLE:
-        return Charge(CONVICTS * turned / TURNED, finding.p_turned)
+    """A pattern that turns other images and leaves them legible, on a group whose own content is understood; or a stamp that does."""
+    if not finding.surely_own:
+        return Charge(CONVICTS * finding.turned / TURNED, finding.p_turned)
+    if finding.transfer.legible >= OWN_LEGIBLE:
+        return Charge(CONVICTS * min(finding.turned / OWN_TURNED, finding.apart / APART), finding.p_turned)
     return Charge(0.0, 1.0)
 
 

@@ -253,7 +253,7 @@ def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
     bounds = INNOCENT_OWN_TURNS if finding.surely_own else INNOCENT_TURNS
     rate = np.clip(np.quantile([one.transfer.turned for one in alike], 1 - INNOCENT) if alike else 1.0, *bounds)
     tested = finding.transfer.tested
-    return float(bdtrc(round(finding.transfer.turned * tested) - 1, tested, rate))
+    return float(bdtrc(round(finding.turned * tested) - 1, tested, rate))
 
 
 def _transfer(

@@ -6,7 +6,7 @@ images of other classes it is a test with a control: a model that never saw the 
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ LEGIBLE = 0.9  # share of images that must stay legible to a model that never sa
 FOLDS = 5  # of the members of a group, for `carried`
 RARE = 0.99  # quantile of ordinary images
 CHANCE = 3.0  # standard errors: a mean below is as good as nothing
+SMALL = 0.02  # share of the pixels: no kind of a class differs from another class by so few alone
 FLAT = 25.0  # grey levels squared: a wave that never varies is no better known than this
 
 
@@ -74,6 +75,7 @@ class Transfer:
     legible: float  # share that the reference, which never saw the group, answers as it did before
     tested: int  # images
     way: str = ""  # how the pattern was put on them: added, pasted or bent
+    stamped: float = 0.0  # share that is turned, where most stay legible, by what is pasted on SMALL of the pixels at most
 
 
 def common(train: Samples, members: np.ndarray, reference: Witness, ordinary: np.ndarray) -> Pattern:
@@ -312,4 +314,6 @@ def try_on_others(pattern: Pattern, label: int, images: np.ndarray, suspected: W
         kept = reference.answers(changed) == content
         turned = suspected.answers(changed) == label
         found.append(Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images), way))
-    return max(found, key=lambda one: (one.legible >= LEGIBLE, one.turned))
+    small = (pattern.weight > 0).mean() <= SMALL
+    stamped = max((one.turned for one in found if one.way == "pasted" and small and one.legible >= LEGIBLE), default=0.0)
+    return replace(max(found, key=lambda one: (one.legible >= LEGIBLE, one.turned)), stamped=stamped)
