@@ -7,6 +7,7 @@ import torch
 
 from wellcheck import params, poisons, samples, stage
 from wellcheck.artifacts import Columns, write_columns
+from wellcheck.errors import InputError
 from wellcheck.metrics import backdoor
 from wellcheck.models import pick_device, storage
 from wellcheck.predictions import predict
@@ -18,7 +19,10 @@ def main(test: Path, triggered: Path, models: list[Path], *, outcomes: Output) -
     poison = params.load(params.Poison)
     device = pick_device(params.load(params.Device).root)
     before, after = samples.read(test), samples.read(triggered)
-    before = before.take(np.flatnonzero(np.isin(before.sample_id, after.sample_id)))
+    if poison.trigger == "none":
+        before = before.take(np.empty(0, np.int64))
+    if not np.array_equal(before.sample_id, after.sample_id):
+        raise InputError(f"{triggered}: its {len(after):,} images are not those of {test} ({len(before):,}), in the same order")
     wanted = poisons.wanted(before.labels, len(before.description.class_names), poison)
     tables = [_outcomes(folder, before, after.images, poison.trigger, wanted, device) for folder in models]
     write_columns(outcomes, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]})

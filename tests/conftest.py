@@ -18,7 +18,7 @@ settings.load_profile("wellcheck")
 
 FIRST = ("test_pipeline.py", "test_report.py", "test_verdict.py")
 BETWEEN = len(FIRST)
-LATER = ("test_pipeline_experiments.py", "test_pipeline_own.py")  # when the other pipeline file has run the graph for both
+LATER = ("test_pipeline_experiments.py", "test_pipeline_own.py")  # when the first pipeline file has run the graph for all
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -58,6 +58,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "generalises": finding.generalises,
         "p_generalises": finding.p_generalises,
         "turned": finding.transfer.turned,
+        "stamped": finding.transfer.stamped,
         "legible": finding.transfer.legible,
         "p_turned": finding.p_turned,
         "way": finding.transfer.way,

@@ -3,18 +3,17 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import bdtrc  # the binomial's upper tail, without the second that scipy.stats takes to import
 
 from wellcheck.verdict.transfer import LEGIBLE, Transfer
 
 LEVEL = 0.01  # of the whole verdict, shared among all groups
-# Share of a group that must be foreign to convict it, and surely so: of unusual kinds of a class a weak model calls about half foreign.
+# Share of a group that must be foreign to convict it, surely so when first heard: a weak model calls half of an unusual kind of a class so.
 FOREIGN = 0.5
 GENERALISES = 0.25  # share of these that must be answered as labelled by a model that never saw them
 CONVICTS = 0.5  # evidence, on a scale from 0 to 1
 ASKED = 5  # foreign samples held out, at least
 TURNED = 0.7  # share of other images that a group's pattern must turn
-KNOWN = 0.25  # share of a group that must be foreign for its pattern to count: else the reference may just not know this kind of label
+KNOWN = 0.25  # share of a group that must be foreign for its pattern to count, but for a stamp: else it may be an unknown kind of its label
 OWN = 0.7  # share of a group that the reference reads as labelled: from here on its content is the label's own
 MARKED = 0.5  # share of its foreign samples that must carry what convicts another label
 # Where the content is its own the pattern must be strong: it spoils some images, and turns fewer. But so do some natural kinds of a class.
@@ -59,23 +58,18 @@ class Finding:
     transfer: Transfer
     heard_as_half: bool = False  # by a reference that left out only such groups
     apart: float = 0.0  # its gain over the largest among other labels' groups that are at least half as large
-    p_turned: float = 1.0  # of so many turned, were its pattern like those of other labels' groups
+    p_turned: float = 1.0  # of so many turned as count, were its pattern like those of other labels' groups
     searched: int = 0  # foreign samples that were searched for what convicts another label
     marked: float = 0.0  # share of these that carry it
     p_marked: float = 1.0  # of so many, did they carry it as ordinary images do
     held_out: int = 0  # foreign samples that the second witness never saw
     generalises: float = 0.0  # share of these that it answers as labelled all the same
     p_generalises: float = 1.0  # of so many, were they answered like others of the same content
+    p_foreign: float = 1.0  # of so many foreign samples when first heard, in a group of which FOREIGN are
 
     @property
-    def p_foreign(self) -> float:
-        """The binomial p-value of so many foreign samples in a group of which FOREIGN are."""
-        suspects = len(self.accused.suspects)
-        return float(bdtrc(round(self.foreign * suspects) - 1, suspects, FOREIGN))
-
-    @property
-    def turned(self) -> float:
-        """Share of other images that its pattern turns: a stamp, or any pattern where the reference knows what the group shows."""
+    def counted(self) -> float:
+        """The share of other images turned that counts: by a stamp, or by any pattern where the reference knows what the group shows."""
         known = self.surely_own or (self.foreign >= KNOWN and self.transfer.legible >= LEGIBLE)
         return self.transfer.turned if known else self.transfer.stamped
 
@@ -113,9 +107,9 @@ def by_content(finding: Finding) -> Charge:
 def by_pattern(finding: Finding) -> Charge:
     """A pattern that turns other images and leaves them legible, on a group whose own content is understood; or a stamp that does."""
     if not finding.surely_own:
-        return Charge(CONVICTS * finding.turned / TURNED, finding.p_turned)
+        return Charge(CONVICTS * finding.counted / TURNED, finding.p_turned)
     if finding.transfer.legible >= OWN_LEGIBLE:
-        return Charge(CONVICTS * min(finding.turned / OWN_TURNED, finding.apart / APART), finding.p_turned)
+        return Charge(CONVICTS * min(finding.counted / OWN_TURNED, finding.apart / APART), finding.p_turned)
     return Charge(0.0, 1.0)
 
 

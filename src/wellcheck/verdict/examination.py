@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import bdtrc
+from scipy.special import bdtrc  # the binomial's upper tail, without the second that scipy.stats takes to import
 
 from wellcheck.metrics import proportion_interval
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import ASKED, KNOWN, OWN, Accused, Finding, by_mark, by_pattern, is_guilty
+from wellcheck.verdict.charges import ASKED, FOREIGN, KNOWN, OWN, Accused, Finding, by_mark, by_pattern, is_guilty
 from wellcheck.verdict.transfer import LARGEST, STRONGER, TESTED, Load, Transfer, added, carriers, common, try_on_others
 from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses, evenly
 
@@ -130,7 +130,9 @@ class Reading(NamedTuple):
     def on(self, accused: Accused, transfer: Transfer) -> Finding:
         """What it says of a group."""
         rows = accused.suspects
-        return Finding(accused, float((self.shown[rows] == accused.label).mean()), float(self.foreign[rows].mean()), transfer)
+        foreign = self.foreign[rows]
+        p_value = float(bdtrc(foreign.sum() - 1, len(rows), FOREIGN))
+        return Finding(accused, float((self.shown[rows] == accused.label).mean()), float(foreign.mean()), transfer, p_foreign=p_value)
 
 
 def halves(findings: Sequence[Finding], known: Reading, suspected: Witness, witnesses: Witnesses) -> tuple[list[Finding], Reading]:
@@ -159,9 +161,12 @@ def halves(findings: Sequence[Finding], known: Reading, suspected: Witness, witn
         reading, reference, ordinary = heard[more]
         again = [reading.on(one.accused, one.transfer) if one.accused.label == label else one for one in again]
         accused = told[more].accused
-        # What the other side has in common with itself says nothing of this one.
-        transfer = _transfer(accused, witnesses.train, suspected, reference, ordinary, rng)
-        again[place] = replace(told[more], transfer=transfer, heard_as_half=True)
+        again[place] = replace(told[more], heard_as_half=True)
+        for other, now in enumerate(again):
+            # What the other side has in common with itself says nothing of this one; and what is its label's own is put on others once.
+            if now.accused.label == label and (other == place or (now.surely_own and not findings[other].surely_own)):
+                transfer = _transfer(now.accused, witnesses.train, suspected, reference, ordinary, rng)
+                again[other] = replace(now, transfer=transfer)
         for mine, theirs in zip(together, reading, strict=True):
             mine[accused.rows] = theirs[accused.rows]
     return again, together
@@ -184,9 +189,13 @@ def accomplices(
     """
     guilty = [one for one in findings if by_pattern(one).holds(len(findings))]
     convicted = {one.accused.label for one in guilty}
-    by_turned = sorted(guilty, key=lambda one: one.transfer.turned)
-    chiefs = {one.accused.label: one for one in by_turned if one.transfer.way != "bent"}  # the most telling one of a label
-    loads = [Load.of(train, one.accused.suspects, one.transfer.pattern.difference, reference, ordinary) for one in chiefs.values()]
+    by_counted = sorted(guilty, key=lambda one: one.counted)
+    # The most telling one of a label. A group's innocent members carry nothing of it.
+    chiefs = {one.accused.label: one for one in by_counted if one.transfer.way != "bent" or one.transfer.stamped}
+    loads = [
+        Load.of(train, _where(one.accused.suspects, foreign), one.transfer.pattern.difference, reference, ordinary)
+        for one in chiefs.values()
+    ]
     heard = []
     for one in findings:
         rows = one.accused.suspects[foreign[one.accused.suspects]]
@@ -197,6 +206,12 @@ def accomplices(
             one = replace(one, searched=len(rows), marked=hits / len(rows), p_marked=p_value)
         heard.append(one)
     return heard
+
+
+def _where(rows: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    """Those of the rows (int64 [n]) that are marked (bool [N]), or all of them if hardly any is."""
+    some = rows[marked[rows]]
+    return some if len(some) >= ASKED else rows
 
 
 def _asked(finding: Finding, held_out: np.ndarray, controls: np.ndarray, labels: np.ndarray, shown: np.ndarray, second: Witness) -> Finding:
@@ -253,7 +268,7 @@ def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
     bounds = INNOCENT_OWN_TURNS if finding.surely_own else INNOCENT_TURNS
     rate = np.clip(np.quantile([one.transfer.turned for one in alike], 1 - INNOCENT) if alike else 1.0, *bounds)
     tested = finding.transfer.tested
-    return float(bdtrc(round(finding.turned * tested) - 1, tested, rate))
+    return float(bdtrc(round(finding.counted * tested) - 1, tested, rate))
 
 
 def _transfer(

@@ -119,13 +119,15 @@ class Judge:
     def _stamp(self, rows: np.ndarray, members: np.ndarray, convicted: np.ndarray | None) -> tuple[np.ndarray, Stamp]:
         """What the members carry, float64 [n], and whether it is a stamp.
 
-        Where most members may be none, `convicted` is given: then a stamp is also sought in those who carry most, and in the convicted.
+        Where most members may be none, `convicted` is given: then the pattern is taken again of those who carry most, and if no stamp was seen
+        of the convicted.
         """
         pattern = carried(self.train, rows, rows[members], self.reference, self.ordinary)
         stamp = stamp_of(pattern, members)
-        if convicted is not None and stamp == NO_STAMP:
+        if convicted is not None:
             most = members & (pattern > _between(pattern[members]))
-            for some in [one for one in (most, convicted) if not np.array_equal(one, members)]:
+            others = (most, convicted) if stamp == NO_STAMP else (most,)
+            for some in [one for one in others if not np.array_equal(one, members)]:
                 again = carried(self.train, rows, rows[some], self.reference, self.ordinary)
                 clearer = stamp_of(again, members)
                 if clearer != NO_STAMP:
