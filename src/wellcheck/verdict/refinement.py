@@ -119,8 +119,8 @@ class Judge:
     def _stamp(self, rows: np.ndarray, members: np.ndarray, convicted: np.ndarray | None) -> tuple[np.ndarray, Stamp]:
         """What the members carry, float64 [n], and whether it is a stamp.
 
-        Where most members may be none, `convicted` is given: then the pattern is taken again of those who carry most, and if no stamp was seen
-        of the convicted.
+        Where most members may be none, `convicted` is given: then the pattern is taken again of those who carry most, and, if no stamp was
+        seen, of the convicted.
         """
         pattern = carried(self.train, rows, rows[members], self.reference, self.ordinary)
         stamp = stamp_of(pattern, members)
