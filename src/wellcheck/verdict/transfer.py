@@ -171,16 +171,19 @@ def carried(train: Samples, rows: np.ndarray, members: np.ndarray, reference: Wi
     apart, usual = images - alike, slice(len(rows), None)
     fold = np.full(len(everyone), FOLDS)
     fold[: len(rows)][inside] = np.arange(1, inside.sum() + 1) % FOLDS
-    patterns = (_additions(apart, fold), _bendings(images, alike, fold, reference.labels[everyone]))
-    best, score = -np.inf, np.zeros(len(everyone))
-    for seen in (apart, *patterns), tuple(map(_waves, (apart, *patterns))):
-        noise = seen[0][usual].var(0) + FLAT
-        for pattern in seen[1:]:
-            found = _matched_filter(seen[0], pattern, noise)
-            ahead = (found[: len(rows)][inside].mean() - found[usual].mean()) / max(float(found[usual].std()), TINY)
-            best, score = max((best, score), (ahead, found), key=lambda one: one[0])
-    score = score[: len(rows)]
+    seen = (apart, _additions(apart, fold), _bendings(images, alike, fold, reference.labels[everyone]))
+    scores = [
+        _matched_filter(residual, pattern, residual[usual].var(0) + FLAT)
+        for residual, *patterns in (seen, map(_waves, seen))
+        for pattern in patterns
+    ]
+    score = max(scores, key=lambda one: _deflection(one[: len(rows)][inside], one[usual]))[: len(rows)]
     return np.asarray((score - score.mean()) / max(float(score.std()), TINY))
+
+
+def _deflection(members: np.ndarray, usual: np.ndarray) -> float:
+    """How many standard deviations of the usual scores float [m] those of the members (float [n]) lie above them."""
+    return float((members.mean() - usual.mean()) / max(float(usual.std()), TINY))
 
 
 @dataclass(frozen=True)
