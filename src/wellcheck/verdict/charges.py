@@ -7,7 +7,7 @@ import numpy as np
 from wellcheck.verdict.transfer import LEGIBLE, Transfer
 
 LEVEL = 0.01  # of the whole verdict, shared among all groups
-# Share of a group that must be foreign to convict it, surely so when first heard: a weak model calls half of an unusual kind of a class so.
+# Share of a group that must be foreign to convict it, on appeal beyond chance: a weak model calls half of an unusual kind of a class so.
 FOREIGN = 0.5
 GENERALISES = 0.25  # share of these that must be answered as labelled by a model that never saw them
 CONVICTS = 0.5  # evidence, on a scale from 0 to 1
@@ -65,7 +65,7 @@ class Finding:
     held_out: int = 0  # foreign samples that the second witness never saw
     generalises: float = 0.0  # share of these that it answers as labelled all the same
     p_generalises: float = 1.0  # of so many, were they answered like others of the same content
-    p_foreign: float = 1.0  # of so many foreign samples when first heard, in a group of which FOREIGN are
+    p_foreign: float = 0.0  # of so many foreign samples on appeal, in a group of which FOREIGN are; 0 before
 
     @property
     def counted(self) -> float:

@@ -130,9 +130,7 @@ class Reading(NamedTuple):
     def on(self, accused: Accused, transfer: Transfer) -> Finding:
         """What it says of a group."""
         rows = accused.suspects
-        foreign = self.foreign[rows]
-        p_value = float(bdtrc(foreign.sum() - 1, len(rows), FOREIGN))
-        return Finding(accused, float((self.shown[rows] == accused.label).mean()), float(foreign.mean()), transfer, p_foreign=p_value)
+        return Finding(accused, float((self.shown[rows] == accused.label).mean()), float(self.foreign[rows].mean()), transfer)
 
 
 def halves(findings: Sequence[Finding], known: Reading, suspected: Witness, witnesses: Witnesses) -> tuple[list[Finding], Reading]:
@@ -237,7 +235,8 @@ def appeal(examination: Examination, witnesses: Witnesses) -> Examination:
     """The examination once labels that foreign content alone convicts have been heard again.
 
     The first reference did without the suspects of all labels, innocent ones among them, and so without what would have taught it that an
-    unusual kind of a class belongs there. On appeal that counts as foreign which still is to a reference that did without the guilty ones.
+    unusual kind of a class belongs there. On appeal that counts as foreign which still is to a reference that did without the guilty ones,
+    and it must be more than half of the group beyond chance.
     """
     guilty, findings = examination.guilty, examination.findings
     settled = {one.accused.label for one in guilty if any(charge(one).holds(len(findings)) for charge in (by_pattern, by_mark))}
@@ -247,7 +246,12 @@ def appeal(examination: Examination, witnesses: Witnesses) -> Examination:
     excluded = witnesses.marked(one.accused.suspects for one in guilty)
     reference = witnesses.reference(excluded, "reference on appeal", turn=Turn.APPEAL)
     foreign = reference.foreign(examination.suspected, ~excluded)
-    heard = [replace(one, foreign=float(foreign[one.accused.suspects].mean())) if one in appealing else one for one in findings]
+    heard = []
+    for one in findings:
+        if one in appealing:
+            again = foreign[one.accused.suspects]
+            one = replace(one, foreign=float(again.mean()), p_foreign=float(bdtrc(again.sum() - 1, len(again), FOREIGN)))
+        heard.append(one)
     return replace(examination, findings=heard)
 
 
