@@ -38,8 +38,8 @@ def _head(wanted: list[str], results: list[Result], working: list[Result]) -> st
             "## The verdict: what it finds and what is left",
             "",
             "`python benchmarks/detection.py`: 20,000 training images, no clean data, no rate, no target. A backdoor works from an attack "
-            "success of 50 % on; nobody is asked about one that does not. Seed 0, and seed 1 of source-specific poison on 10 % "
-            "of MNIST, were looked at while the method was made, the others were not. "
+            "success of 50 % on; nobody is asked about one that does not. Seed 0, and of source-specific poison on MNIST seed 1 at "
+            "10 % and seed 2 at 5 %, were looked at while the method was made, the others were not. "
             f"{len(results)} of {len(wanted)} cells were run, in {len(working)} of them a backdoor works. "
             f"{', '.join(devices)}; commits {', '.join(f'`{one}` ({count} cells)' for one, count in sorted(commits.items()))}.",
             "",
