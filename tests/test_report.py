@@ -237,6 +237,8 @@ def test_it_opens_fast_asks_for_nothing_and_fits(browser: Browser, report: Path,
     plain.page.context.close()
     assert seen.page.title() == "Was the well poisoned? · wellcheck"
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    seen.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     broken = seen.page.evaluate("[...document.images].filter(i => !(i.complete && i.naturalWidth)).length")
     assert (seen.page.locator("img").count() > 50, broken) == (True, 0)
     seen.page.context.close()
