@@ -16,6 +16,7 @@ from wellcheck.models import ModelDescription, build, storage
 from wellcheck.samples import Description, Samples
 
 ROOT = Path(__file__).parent.parent
+ATTACKED = ("set.parquet", "t.parquet")
 
 
 @pytest.fixture
@@ -27,9 +28,6 @@ def folder(tmp_path: Path) -> Path:
         storage.save(tmp_path / name, build(ModelDescription("two_conv_cnn", ("a", "b"), (1, 16, 18)), seed=0), [{"epoch": 0}])
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("target_label: 3", "target_label: 1"))
     return tmp_path
-
-
-ATTACKED = ("set.parquet", "t.parquet")
 
 
 def detectors(folder: Path, *names: str) -> None:
@@ -59,6 +57,13 @@ def test_an_attack_says_who_followed_and_how_far_the_image_moved(folder: Path) -
         np.testing.assert_array_equal(outcomes["sample_id"][mine], before.sample_id)
         np.testing.assert_allclose(outcomes["distance"][mine], moved)
     assert set(outcomes["target"]) == {1}
+
+
+@pytest.mark.parametrize("rows", [np.arange(40)[::-1], np.arange(39), np.arange(0)], ids=["turned round", "one less", "none"])
+def test_triggered_images_that_are_not_the_test_images_are_an_error(folder: Path, rows: np.ndarray) -> None:
+    samples.write(folder / "t.parquet", samples.read(folder / "set.parquet").take(rows))
+    told = run(folder, "attack", *ATTACKED, "clean", "poisoned", "--outcomes", "o.parquet", fails=True)
+    assert "t.parquet" in told and "not those of set.parquet" in told and not (folder / "o.parquet").exists()
 
 
 def test_every_model_is_attacked_and_measured_and_the_summary_says_before_and_after(folder: Path) -> None:

@@ -69,9 +69,12 @@ class Finding:
 
     @property
     def counted(self) -> float:
-        """The share of other images turned that counts: by a stamp, or by any pattern where the reference knows what the group shows."""
-        known = self.surely_own or (self.foreign >= KNOWN and self.transfer.legible >= LEGIBLE)
-        return self.transfer.turned if known else self.transfer.stamped
+        """The share of other images turned that counts: by a stamp, or by any pattern where the reference knows what the group shows.
+
+        They must stay legible; where the content is the label's own the pattern must be strong, and spoils some.
+        """
+        known, legible = (True, OWN_LEGIBLE) if self.surely_own else (self.foreign >= KNOWN, LEGIBLE)
+        return self.transfer.turned if known and self.transfer.legible >= legible else self.transfer.stamped
 
     @property
     def own_content(self) -> bool:
@@ -106,11 +109,8 @@ def by_content(finding: Finding) -> Charge:
 
 def by_pattern(finding: Finding) -> Charge:
     """A pattern that turns other images and leaves them legible, on a group whose own content is understood; or a stamp that does."""
-    if not finding.surely_own:
-        return Charge(CONVICTS * finding.counted / TURNED, finding.p_turned)
-    if finding.transfer.legible >= OWN_LEGIBLE:
-        return Charge(CONVICTS * min(finding.counted / OWN_TURNED, finding.apart / APART), finding.p_turned)
-    return Charge(0.0, 1.0)
+    own, other = min(finding.counted / OWN_TURNED, finding.apart / APART), finding.counted / TURNED
+    return Charge(CONVICTS * (own if finding.surely_own else other), finding.p_turned)
 
 
 def by_mark(finding: Finding) -> Charge:

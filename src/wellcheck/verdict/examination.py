@@ -105,7 +105,7 @@ def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses)
     excluded = witnesses.marked(one.accused.suspects for one in findings)
     findings = [replace(one, apart=apart(one, findings), p_turned=_turns(one, findings)) for one in findings]
     findings = accomplices(findings, foreign, train, reference, ~excluded)
-    settled = {one.accused.label for one in findings if is_guilty(one, len(findings))}
+    settled = _settled(findings)
     on_trial = [one.accused.suspects for one in findings if one.foreign >= ON_TRIAL and one.accused.label not in settled]
     # A stream of its own: whoever poisoned may have drawn from the same seed.
     draws = np.random.default_rng([seed, *b"held out"]).random(len(train))
@@ -157,16 +157,18 @@ def halves(findings: Sequence[Finding], known: Reading, suspected: Witness, witn
         told = [reading.on(side[place], findings[place].transfer) for side, (reading, _, _) in zip(sides, heard, strict=True)]
         more = int(told[1].foreign > told[0].foreign)
         reading, reference, ordinary = heard[more]
-        again = [reading.on(one.accused, one.transfer) if one.accused.label == label else one for one in again]
-        accused = told[more].accused
-        again[place] = replace(told[more], heard_as_half=True)
-        for other, now in enumerate(again):
+        for other, before in enumerate(findings):
+            if before.accused.label != label:
+                continue
+            is_it = other == place
+            now = replace(told[more], heard_as_half=True) if is_it else reading.on(before.accused, before.transfer)
             # What the other side has in common with itself says nothing of this one; and what is its label's own is put on others once.
-            if now.accused.label == label and (other == place or (now.surely_own and not findings[other].surely_own)):
-                transfer = _transfer(now.accused, witnesses.train, suspected, reference, ordinary, rng)
-                again[other] = replace(now, transfer=transfer)
+            if is_it or (now.surely_own and not before.surely_own):
+                now = replace(now, transfer=_transfer(now.accused, witnesses.train, suspected, reference, ordinary, rng))
+            again[other] = now
+        rows = told[more].accused.rows
         for mine, theirs in zip(together, reading, strict=True):
-            mine[accused.rows] = theirs[accused.rows]
+            mine[rows] = theirs[rows]
     return again, together
 
 
@@ -239,20 +241,25 @@ def appeal(examination: Examination, witnesses: Witnesses) -> Examination:
     and it must be more than half of the group beyond chance.
     """
     guilty, findings = examination.guilty, examination.findings
-    settled = {one.accused.label for one in guilty if any(charge(one).holds(len(findings)) for charge in (by_pattern, by_mark))}
+    settled = _settled(findings)
     appealing = [one for one in guilty if one.accused.label not in settled and not one.heard_as_half]
     if not appealing:
         return examination
     excluded = witnesses.marked(one.accused.suspects for one in guilty)
     reference = witnesses.reference(excluded, "reference on appeal", turn=Turn.APPEAL)
     foreign = reference.foreign(examination.suspected, ~excluded)
-    heard = []
-    for one in findings:
-        if one in appealing:
-            again = foreign[one.accused.suspects]
-            one = replace(one, foreign=float(again.mean()), p_foreign=float(bdtrc(again.sum() - 1, len(again), FOREIGN)))
-        heard.append(one)
+    heard = [_on_appeal(one, foreign[one.accused.suspects]) if one in appealing else one for one in findings]
     return replace(examination, findings=heard)
+
+
+def _on_appeal(finding: Finding, foreign: np.ndarray) -> Finding:
+    """The finding by how many of its samples still are foreign, bool [n], and the binomial p-value of so many where FOREIGN are."""
+    return replace(finding, foreign=float(foreign.mean()), p_foreign=float(bdtrc(foreign.sum() - 1, len(foreign), FOREIGN)))
+
+
+def _settled(findings: Sequence[Finding]) -> set[int]:
+    """The labels that are convicted by what a group carries: what its content says is not asked."""
+    return {one.accused.label for one in findings if any(charge(one).holds(len(findings)) for charge in (by_pattern, by_mark))}
 
 
 def apart(finding: Finding, findings: Sequence[Finding]) -> float:

@@ -162,12 +162,10 @@ def carried(train: Samples, rows: np.ndarray, members: np.ndarray, reference: Wi
     inside = np.isin(rows, members)
     if inside.sum() < 2 * FOLDS or inside.all():
         return np.zeros(len(rows))
-    matched = _matches(rows, reference, ordinary)
-    if not matched.size:
+    compared = _with_controls(train, rows, reference, ordinary)
+    if compared is None:
         return np.zeros(len(rows))
-    controls = evenly(np.unique(matched), LARGEST)
-    everyone = np.concatenate([rows, controls])
-    images, alike = _beside(train, everyone, np.concatenate([matched, _matches(controls, reference, ordinary)]))
+    everyone, images, alike = compared
     apart, usual = images - alike, slice(len(rows), None)
     fold = np.full(len(everyone), FOLDS)
     fold[: len(rows)][inside] = np.arange(1, inside.sum() + 1) % FOLDS
@@ -211,16 +209,14 @@ def carriers(train: Samples, rows: np.ndarray, loads: Sequence[Load], reference:
     Measured wave by wave, as in `carried`. Returns the number of rows, for the load that most carry, and the rate among ordinary images
     that are alike to them, with one added.
     """
-    matched = _matches(rows, reference, ordinary)
-    if not matched.size:
+    compared = _with_controls(train, rows, reference, ordinary)
+    if compared is None:
         return 0, 1.0
-    images, alike = _beside(train, rows, matched)
-    controls = evenly(np.unique(matched), LARGEST)
-    others, alike_to_them = _beside(train, controls, _matches(controls, reference, ordinary))
-    usual = _waves(others - alike_to_them)
+    _, images, alike = compared
+    apart, usual = np.split(_waves(images - alike), [len(rows)])
     noise = usual.var(0) + FLAT
     patterns, least = _waves(np.stack([load.difference for load in loads])), np.array([load.least for load in loads])
-    (mine, amounts), (theirs, their_amounts) = (_held(part, patterns, noise) for part in (_waves(images - alike), usual))
+    (mine, amounts), (theirs, their_amounts) = (_held(part, patterns, noise) for part in (apart, usual))
     rare = np.quantile(theirs, RARE, axis=0)
     hits = ((mine > rare) & (amounts >= least)).sum(0)
     rates = (((theirs > rare) & (their_amounts >= least)).sum(0) + 1) / (len(usual) + 1)
@@ -239,6 +235,19 @@ def _held(apart: np.ndarray, patterns: np.ndarray, noise: np.ndarray) -> tuple[n
     oddness = np.sqrt((scaled**2).mean((1, 2, 3)).clip(TINY))
     held = scaled.reshape(len(scaled), -1) @ wanted.T
     return held / size / oddness[:, None], held / size**2
+
+
+def _with_controls(
+    train: Samples, rows: np.ndarray, reference: Witness, ordinary: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The rows (int64 [n]) and, after them, ordinary samples that are alike to them, int64 [m]; the images of all and what each is compared
+    with, as `_beside`. None where there is nobody to compare with."""
+    matched = _matches(rows, reference, ordinary)
+    if not matched.size:
+        return None
+    controls = evenly(np.unique(matched), LARGEST)
+    everyone = np.concatenate([rows, controls])
+    return everyone, *_beside(train, everyone, np.concatenate([matched, _matches(controls, reference, ordinary)]))
 
 
 def _beside(train: Samples, rows: np.ndarray, matched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
