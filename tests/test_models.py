@@ -342,6 +342,19 @@ def test_gradients_reach_the_image(architecture: ModelName) -> None:
     assert images.grad.isfinite().all() and images.grad.ne(0).any()
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64)])
+def test_an_untrained_deep_network_still_tells_images_apart(shape: tuple[int, int, int]) -> None:
+    seen: list[float] = []
+
+    def spread(name: str, module: nn.Module, output: torch.Tensor) -> None:
+        if isinstance(module, nn.ReLU):
+            seen.append(float(output.std(0).mean()))
+
+    with torch.inference_mode():
+        build(description("deep_cnn", shape), seed=0).watched(random_images(16, *shape), spread)
+    assert len(seen) == 7 and min(seen) > 0.25 * max(seen)  # PyTorch's own start leaves a hundredth
+
+
 @architectures
 def test_the_seed_decides_the_weights_and_nothing_else(architecture: ModelName) -> None:
     torch.manual_seed(123)

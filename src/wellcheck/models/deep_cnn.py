@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from wellcheck.models.network import Network
+from wellcheck.models.network import Network, initialised
 
 
 def deep_cnn(input_shape: tuple[int, int, int], classes: int) -> Network:
@@ -23,7 +23,7 @@ def deep_cnn(input_shape: tuple[int, int, int], classes: int) -> Network:
         *_convolution(64, 64),
         nn.Flatten(),
     )
-    return Network(body, nn.Linear(64 * rows * columns, classes))
+    return Network(initialised(body), nn.Linear(64 * rows * columns, classes))
 
 
 def _convolution(channels: int, width: int) -> tuple[nn.Module, nn.Module]:

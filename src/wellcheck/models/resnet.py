@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from wellcheck.models.network import Network
+from wellcheck.models.network import Network, initialised
 
 
 class _Block(nn.Module):
@@ -52,7 +52,4 @@ def _resnet(channels: int, classes: int, *, widths: Sequence[int], blocks: int) 
             layers.append(_Block(before, width, stride=2 if stage > 0 and block == 0 else 1))
             before = width
     body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    for module in body.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return Network(body, nn.Linear(before, classes))
+    return Network(initialised(body), nn.Linear(before, classes))
