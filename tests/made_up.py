@@ -219,7 +219,7 @@ def write_models(files: Files, test: Samples, attacked: Samples, case: Case) -> 
             figures[variant]["backdoor"] = counts.figures(0.95)
     write_json(files.classify, figures)
     for model in (files.clean_model, files.poisoned_model):
-        history = [[epoch, 2 - epoch / 10, epoch / 10, "", ""] for epoch in range(5)]
+        history = [[epoch, 2 - epoch / 10, 0.1 + epoch / 5, "", ""] for epoch in range(5)]
         write_csv(model / "history.csv", ["epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy"], history)
     every = len(VARIANTS)
     answers = np.concatenate(list(guesses.values()))

@@ -473,7 +473,7 @@ def test_damaged_snapshots_are_named(damage: Callable[[dict[str, torch.Tensor]],
     storage.save(tmp_path / "m", classifier, HISTORY, snapshots=[(0, classifier.state_dict())])
     path = tmp_path / "m" / "snapshots.safetensors"
     damaged = damage(load_file(path))
-    path.write_bytes(damaged) if isinstance(damaged, bytes) else storage.write_tensors(path, damaged)
+    path.write_bytes(damaged) if isinstance(damaged, bytes) else storage.write_state(path, damaged)
     if told is None:
         assert storage.load_snapshots(tmp_path / "m") == []
         return

@@ -136,6 +136,21 @@ def test_silence_about_a_backdoor_that_did_not_take_is_no_mistake(tmp_path: Path
     assert "So there is no backdoor for the verdict to find." in said["known"]["text"]
 
 
+@pytest.mark.parametrize(("answered", "little"), [(0.1, True), (0.3, True), (0.35, False), (1.0, False), (None, False)])
+def test_silence_about_a_network_that_learnt_little_is_not_called_fine(answered: float | None, little: bool, tmp_path: Path) -> None:
+    evidence = evidence_of(tmp_path, Case(planted=0))  # ten labels, as common as each other by a few samples
+    evidence.history["poisoned"][-1]["train_accuracy"] = answered
+    said = summary(evidence, settings())
+    assert said["state"] == ("unsure" if little else "fine")
+    assert ("The network learnt too little for a backdoor to show" in said["effect"]) == little
+
+
+def test_a_verdict_needs_no_excuse(tmp_path: Path) -> None:
+    evidence = evidence_of(tmp_path, Case())
+    evidence.history["poisoned"][-1]["train_accuracy"] = 0.1
+    assert "too little" not in summary(evidence, settings())["effect"]
+
+
 def test_an_attack_meant_for_nobody_has_no_success_to_compare(tmp_path: Path) -> None:
     evidence = evidence_of(tmp_path, Case())
     classified(evidence, "cleansed", backdoor={"attack_success_rate": None, "attack_success_rate_interval": None})

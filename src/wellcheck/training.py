@@ -27,7 +27,7 @@ from wellcheck import models
 from wellcheck.artifacts import first_line, replacing
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier, ModelDescription, build
-from wellcheck.models.storage import History, Snapshots, write_tensors
+from wellcheck.models.storage import History, Snapshots, write_state
 from wellcheck.params import Train
 from wellcheck.progress import progress
 from wellcheck.samples import Samples
@@ -310,7 +310,7 @@ def _save(state: State, checkpoint: Path) -> None:
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
     with replacing(checkpoint) as temporary:
-        write_tensors(temporary, tensors, {"progress": json.dumps({"history": state.history, "seconds": state.seconds})})
+        write_state(temporary, tensors, {"progress": json.dumps({"history": state.history, "seconds": state.seconds})})
     with suppress(FileNotFoundError):  # a training beside this one may prune at the same time
         newest_first = sorted(checkpoint.parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
         for old in newest_first[CHECKPOINTS_KEPT:]:

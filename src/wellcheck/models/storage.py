@@ -29,18 +29,18 @@ def save(
     """Write the model folder, whole or not at all. early_losses: float16 [E, N]; without epochs, or snapshots, there is no such file."""
     with replacing(folder) as temporary:
         temporary.mkdir()
-        write_tensors(temporary / "model.safetensors", classifier.state_dict())
+        write_state(temporary / "model.safetensors", classifier.state_dict())
         write_json(temporary / "model.json", asdict(classifier.description))
         header = list(history[0])
         write_csv(temporary / "history.csv", header, [["" if row[key] is None else row[key] for key in header] for row in history])
         if early_losses is not None and len(early_losses):
-            write_tensors(temporary / EARLY_LOSSES, {"early_losses": torch.from_numpy(early_losses)})
+            write_state(temporary / EARLY_LOSSES, {"early_losses": torch.from_numpy(early_losses)})
         if snapshots:
             states = {f"{epoch}/{name}": tensor for epoch, weights in snapshots for name, tensor in weights.items()}
-            write_tensors(temporary / SNAPSHOTS, states)
+            write_state(temporary / SNAPSHOTS, states)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+def write_state(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write safetensors as any other file: safetensors' own writer hides it from colleagues and has errors of its own for a full disk."""
     path.write_bytes(serialize({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
 

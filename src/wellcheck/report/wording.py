@@ -11,12 +11,13 @@ from wellcheck.report.rounding import percent
 
 SMALL_CHANGE = 0.015  # of accuracy: what one test split cannot tell from chance
 MOST_NAMED = 5  # labels in a sentence
+LEARNT = 0.25  # of the training images that saying the commonest label leaves wrong: of a network that knows fewer nothing follows
 
 
 def summary(evidence: Evidence, params: Params) -> dict[str, Any]:
     """The verdict in a sentence (`headline`), what it comes to (`effect`), what is known of its truth (`known`), `state` and counts."""
     verdict, names = evidence.verdict, evidence.description.class_names
-    effect = _after_cleansing(evidence, params) if verdict["poisoned"] else _nothing_found(verdict, names)
+    effect = _after_cleansing(evidence, params) if verdict["poisoned"] else _nothing_found(verdict, names, _learnt_little(evidence))
     return {
         "state": _state(evidence),
         "headline": _sentence(verdict, names, len(evidence.train["poisoned"])),
@@ -64,7 +65,19 @@ def _after_cleansing(evidence: Evidence, params: Params) -> str:
     return f"{doing} takes the attack’s success from {percent(rates[0])} to {percent(rates[1])}, and {accuracy}."
 
 
-def _nothing_found(verdict: Mapping[str, Any], names: Sequence[str]) -> str:
+def _learnt_little(evidence: Evidence) -> str:
+    """That the model under suspicion answers hardly more training images as labelled than one that knows nothing, or nothing to say."""
+    labels, answered = evidence.train["poisoned"].labels, evidence.history["poisoned"][-1]["train_accuracy"]
+    commonest = int(np.bincount(labels).max()) / len(labels)
+    if answered is None or answered - commonest >= LEARNT * (1 - commonest):
+        return ""
+    return (
+        f"The network learnt too little for a backdoor to show: it answers {percent(answered)} of its training images as labelled, "
+        f"and one that always says the commonest label {percent(commonest)}. Train it longer, or another one (train.epochs, train.model)."
+    )
+
+
+def _nothing_found(verdict: Mapping[str, Any], names: Sequence[str], learnt_little: str) -> str:
     """What was tried, and what silence does not mean."""
     groups = sum(one["groups"] for one in verdict["labels"])
     if groups:
@@ -73,7 +86,7 @@ def _nothing_found(verdict: Mapping[str, Any], names: Sequence[str]) -> str:
     else:
         tried = "No group of images stands out from its label, so there was nothing to try."
     no_proof = "This is no proof: poison that stands out neither in the images nor in what the model makes of them is not found like this."
-    return " ".join(filter(None, [tried, not_examined(verdict, names), no_proof]))
+    return " ".join(filter(None, [learnt_little, tried, not_examined(verdict, names), no_proof]))
 
 
 def not_examined(verdict: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -91,7 +104,7 @@ def _state(evidence: Evidence) -> str:
     if evidence.verdict["poisoned"]:
         return "bad"
     missed = len(evidence.planted) > 0 and took_hold(evidence)
-    return "unsure" if missed or any(one["note"] for one in evidence.verdict["labels"]) else "fine"
+    return "unsure" if missed or _learnt_little(evidence) or any(one["note"] for one in evidence.verdict["labels"]) else "fine"
 
 
 def _known(evidence: Evidence, poison: Poison) -> dict[str, str]:
