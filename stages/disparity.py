@@ -22,13 +22,24 @@ def main(test: Path, model: Path, outcomes: Path, *, figures: Output) -> str:
     missed = disparity.rates(predicted != known.labels, known.labels, len(names), confidence)
     mine = (table["variant"] == "trained") & (table["attack"] == settings.attack) & (table["epsilon"] == settings.epsilon)
     goals = {str(goal): mine & (table["goal"] == goal) for goal in dict.fromkeys(table["goal"][mine])}
-    attacked = {goal: disparity.rates(table["success"][rows], table["label"][rows], len(names), confidence) for goal, rows in goals.items()}
+    success, labels, right = table["success"], table["label"], table["label_before"] == table["label"]
+    attacked = {goal: disparity.rates(success[rows], labels[rows], len(names), confidence) for goal, rows in goals.items()}
+    # What is missed lies near to another class and is turned easily: among all images a part of the relation is built in.
+    among_right = {
+        goal: disparity.rates(success[rows & right], labels[rows & right], len(names), confidence) for goal, rows in goals.items()
+    }
     pairs = disparity.confused_pairs(metrics.confusion_matrix(known.labels, predicted, len(names)), settings.pairs)
-    relation = {goal: disparity.correlation(missed, rates) for goal, rates in attacked.items()}
+    relation, relation_of_right = (
+        {goal: disparity.correlation(missed, rates) for goal, rates in each.items()} for each in (attacked, among_right)
+    )
     found: dict[str, Any] = {
         "missed": _told(missed),
         "attacked": {goal: _told(rates) for goal, rates in attacked.items()},
         "correlation": {goal: asdict(one) for goal, one in relation.items()},
+        "answered_right": {
+            "attacked": {goal: _told(rates) for goal, rates in among_right.items()},
+            "correlation": {goal: asdict(one) for goal, one in relation_of_right.items()},
+        },
         "confused_pairs": [asdict(one) for one in pairs],
     }
     write_json(figures, found)

@@ -25,7 +25,7 @@ def main(train: Path, *, judged: Output, listed: Output, figures: Output) -> str
     found = label_errors.find(asked.labels, label_errors.calibrated(asked.labels, probabilities))
     _write(judged, listed, asked, found)
     names = asked.description.class_names
-    counted = label_errors.figures(asked.labels, found, len(names), confidence)
+    counted = label_errors.figures(asked.labels, found, probabilities.argmax(1), len(names), confidence)
     skipped = [{"label": label, "samples": count} for label, count in choice.too_few.items()]
     write_json(figures, counted | {"of": len(whole), "folds": settings.folds, "skipped": skipped})
     told = f"; not judged, for want of samples: {', '.join(names[label] for label in choice.too_few)}" if skipped else ""

@@ -123,9 +123,10 @@ def write_evasion(files: Files, test: Samples, classes: int, rng: np.random.Gene
                 after = rng.integers(0, classes, len(chosen))
                 told = {"variant": variant, "attack": name, "goal": goal, "epsilon": epsilon}
                 told |= {"confidence_before": 0.9, "confidence_after": 0.6}
-                columns = {"label": chosen.labels, "label_before": chosen.labels, "label_after": after, "sample_id": chosen.sample_id}
+                before = np.where(np.arange(len(chosen)) % 5, chosen.labels, (chosen.labels + 1) % classes)  # one in five is missed
+                columns = {"label": chosen.labels, "label_before": before, "label_after": after, "sample_id": chosen.sample_id}
                 columns |= {key: np.full(len(chosen), value) for key, value in told.items()}
-                tables.append(columns | {"success": after != chosen.labels})
+                tables.append(columns | {"success": after != before})
                 images = chosen.images[kept] / np.float32(255)
                 pictures[robustness.image_name(variant, name, epsilon)] = np.clip(images + np.float32(0.1), 0, 1)
     table = {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
@@ -137,7 +138,8 @@ def write_evasion(files: Files, test: Samples, classes: int, rng: np.random.Gene
     pairs = [asdict(one) for one in disparity.confused_pairs(metrics.confusion_matrix(table["label"], table["label_after"], classes), 5)]
     goals = dict.fromkeys(settings.goals, told_rates)
     relation = {goal: asdict(disparity.correlation(rates, rates)) for goal in goals}
-    write_json(files.disparity, {"missed": told_rates, "attacked": goals, "correlation": relation, "confused_pairs": pairs})
+    of_all: dict[str, Any] = {"attacked": goals, "correlation": relation}
+    write_json(files.disparity, {"missed": told_rates, **of_all, "answered_right": of_all, "confused_pairs": pairs})
 
 
 def write_watch(files: Files, test: Samples, case: Case, rng: np.random.Generator) -> None:
@@ -171,7 +173,7 @@ def write_label_errors(files: Files, train: Samples, case: Case) -> None:
     judged = label_errors.LabelErrors(np.zeros((case.classes, case.classes), np.int64), candidate, suggested, quality)
     columns = {"sample_id": train.sample_id, "label": train.labels, "suggested": suggested, "quality": quality}
     write_columns(files.judged_labels, columns | {"candidate": candidate})
-    figures = label_errors.figures(train.labels, judged, case.classes, 0.95)
+    figures = label_errors.figures(train.labels, judged, suggested, case.classes, 0.95)
     write_json(files.label_errors, figures | {"of": len(train) + 4, "folds": 3, "skipped": [{"label": 0, "samples": 2}]})
 
 

@@ -129,6 +129,10 @@ def test_patches_that_are_black_already_take_nothing(classifier: Classifier) -> 
     assert ours[1].any() and not ours[0].any() and not ours[:, :, :, 10:].any()
 
 
+def test_of_nothing_but_black_images_nothing_is_taken(classifier: Classifier) -> None:
+    assert not attributions.occlusion(classifier, np.zeros_like(IMAGES), LABELS, CPU, patch=4, stride=2).any()
+
+
 def test_integrated_gradients_sum_to_what_the_logit_changed(classifier: Classifier) -> None:
     found = attributions.integrated_gradients(classifier, IMAGES, LABELS, CPU, steps=200)
     with torch.inference_mode():
@@ -207,7 +211,7 @@ def test_a_stride_that_leaves_pixels_out_is_named(classifier: Classifier) -> Non
         (IMAGES, LABELS[:3], "6 images need as many labels from 0 on, found 3"),
         (IMAGES, LABELS - 1, "as many labels from 0 on"),
         (IMAGES, LABELS + 1, "the model has 3 classes, found label 3"),
-        (IMAGES / np.float32(255), LABELS, "images must be uint8 in 0…255, found float32"),
+        (IMAGES.astype(np.float32), LABELS, r"images: pixels must lie in \[0, 1\], found 0 to 25[45]$"),
     ],
 )
 def test_what_does_not_fit_is_named(classifier: Classifier, images: np.ndarray, labels: np.ndarray, told: str) -> None:
@@ -228,6 +232,6 @@ def test_a_model_in_train_mode_is_refused() -> None:
         attributions.gradient_times_input(model, WHITE, FIRST, CPU)
 
 
-def test_a_baseline_is_bytes_too(classifier: Classifier) -> None:
-    with pytest.raises(InputError, match=r"^images must be uint8 in 0…255, found float64"):
-        attributions.integrated_gradients(classifier, IMAGES, LABELS, CPU, baseline=np.full((1, 16, 18), 0.5), steps=2)
+def test_a_baseline_is_in_range_too(classifier: Classifier) -> None:
+    with pytest.raises(InputError, match=r"^images: pixels must lie in \[0, 1\], found 1.5 to 1.5$"):
+        attributions.integrated_gradients(classifier, IMAGES, LABELS, CPU, baseline=np.full((1, 16, 18), 1.5), steps=2)

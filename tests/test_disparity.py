@@ -71,7 +71,15 @@ def test_the_p_value_of_a_correlation_over_few_classes_is_exact(classes: int, or
     assert found.p_value == pytest.approx(p_value)
 
 
-def test_few_expected_events_have_no_p_value() -> None:
-    few, many = counted((1, 30), (0, 30), (2, 30)), counted((10, 30), (0, 30), (20, 30))
-    assert disparity(few).chi_square is not None and disparity(few).p_value is None
-    assert disparity(many).p_value is not None
+def test_the_p_value_of_few_events_is_by_dealing_them() -> None:
+    # 2 of 2 against 0 of 2: of the six ways to deal two events to four samples, two are as uneven.
+    assert disparity(counted((2, 2), (0, 2))).p_value == pytest.approx(2 / 6, abs=0.015)
+    rng = np.random.default_rng(0)
+    drawn = [disparity([ClassRate(hits, 10, None) for hits in rng.binomial(10, 0.1, 8).tolist()]).p_value for _ in range(300)]
+    p_values = np.array([1.0 if value is None else value for value in drawn])
+    assert 0.01 <= (p_values < 0.05).mean() <= 0.085  # at most 5 %, and of so few events a little less
+
+
+def test_few_events_can_be_telling() -> None:
+    found = disparity(counted((1, 30), (0, 30), (8, 30)))  # three expected in each
+    assert found.p_value is not None and found.p_value < 0.01

@@ -1,6 +1,7 @@
 """Attacks on inputs: by hand on models of a few weights, by their properties on a trained one, and step by step beside foolbox."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast, get_args
 
@@ -17,12 +18,12 @@ from wellcheck import datasets, evasion, params, training
 from wellcheck.errors import InputError
 from wellcheck.evasion import ATTACKS, attack
 from wellcheck.evasion.apgd import _checkpoints
-from wellcheck.evasion.batch import Batch, Best, Budget
+from wellcheck.evasion.batch import Batch, Best, Budget, Crowd
 from wellcheck.evasion.fgsm import fgsm
 from wellcheck.evasion.goals import set_task
 from wellcheck.evasion.max_normed import max_normed
 from wellcheck.evasion.norms import L2, LINF, Norm
-from wellcheck.evasion.pgd import Way, pgd_l2
+from wellcheck.evasion.pgd import Way, pgd_l2, pgd_linf
 from wellcheck.evasion.square import square
 from wellcheck.evasion.victim import Task, Victim
 from wellcheck.models import Classifier
@@ -59,7 +60,14 @@ def victim(*weights: tuple[float, float]) -> Victim:
 def batch(pixels: list[list[float]], *weights: tuple[float, float], goal: GoalName = "untargeted") -> Batch:
     target, generator = victim(*weights), torch.Generator().manual_seed(0)
     clean = torch.tensor(pixels)[:, None, :, None]
-    return Batch(target, clean, *target.begin(clean, lambda logits: set_task(goal, logits, generator)), BUDGET, generator)
+    return Batch(
+        target,
+        clean,
+        *target.begin(clean, lambda logits: set_task(goal, logits, generator)),
+        BUDGET,
+        generator,
+        Crowd(target, clean.numpy()),
+    )
 
 
 def told(images: torch.Tensor) -> list[list[float]]:
@@ -378,18 +386,78 @@ def test_logits_that_are_no_numbers_are_counted() -> None:
         victim((1.0, 0.0), (0.0, -1.0)).logits(torch.tensor([[[[0.5], [0.5]]], [[[torch.nan], [0.5]]]]))
 
 
-def test_images_are_bytes(trained: tuple[Classifier, Samples]) -> None:
-    with pytest.raises(InputError, match=r"^images must be uint8 in 0…255, found float32"):
-        attack(
-            trained[0],
-            trained[1].images / np.float32(255),
-            name="fgsm",
-            goal="untargeted",
-            epsilons=[0.1],
-            budget=BUDGET,
-            device=CPU,
-            seed=0,
-        )
+def of_floats(trained: tuple[Classifier, Samples], images: np.ndarray) -> evasion.Attacked:
+    """One step against images as they are given."""
+    (found,) = attack(trained[0], images, name="fgsm", goal="untargeted", epsilons=[0.1], budget=BUDGET, device=CPU, seed=0)
+    return found
+
+
+def test_images_may_be_shares_of_white(trained: tuple[Classifier, Samples]) -> None:
+    pixels = trained[1].images / np.float32(255)
+    np.testing.assert_array_equal(of_floats(trained, pixels).images, of_floats(trained, trained[1].images).images)
+    of_floats(trained, pixels * np.float32(1 + 1e-6))  # rounding
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda pixels: pixels * 255, r"^images: pixels must lie in \[0, 1\], found 0 to 255$"),
+        (lambda pixels: pixels - np.float32(0.5), r"found -0.5 to 0.5$"),
+        (lambda pixels: pixels + np.float32(np.nan), "found nan to nan$"),
+        (lambda pixels: pixels.astype(np.int64), r"^images must be uint8, or float in \[0, 1\]; found int64$"),
+    ],
+)
+def test_pixels_out_of_range_are_told(trained: tuple[Classifier, Samples], change: Callable[[np.ndarray], np.ndarray], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        of_floats(trained, change(trained[1].images / np.float32(255)))
+
+
+@pytest.mark.parametrize(
+    ("by", "told"),
+    [
+        (lambda batch, epsilon: batch.clean + 2, r"^attacked images: pixels must lie in \[0, 1\], found 2 to 3$"),
+        (lambda batch, epsilon: batch.moved(torch.full_like(batch.clean, 2 * epsilon)), "at most 0.1 away was asked for, found 0.2$"),
+    ],
+)
+def test_an_attack_that_leaves_its_bounds_is_found_out(
+    trained: tuple[Classifier, Samples], by: Any, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ATTACKS, "fgsm", evasion.Attack(by, LINF))
+    with pytest.raises(InputError, match=told):
+        of_floats(trained, trained[1].images)
+
+
+class Plateau(Linear):
+    """As Linear, but flat within a hundredth of the middle grey."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(images)
+        return torch.where((logits - 0.5).abs() < 0.01, 0.5 + 0 * logits, logits) + torch.tensor([1e-3, 0.0])
+
+
+def test_pgd_leaves_a_plateau() -> None:
+    target, generator = Victim(cast(Classifier, Plateau((1.0, 0.0), (0.0, 1.0)).eval()), CPU), torch.Generator().manual_seed(0)
+    clean = torch.full((8, 1, 2, 1), 0.5)
+    flat = target.begin(clean, lambda logits: set_task("untargeted", logits, generator))
+    assert not flat[1].gradient.any()
+    found = pgd_linf(Batch(target, clean, *flat, Budget(steps=6, restarts=1, queries=1), generator, Crowd(target, clean.numpy())), 0.1)
+    assert flat[0].done(target.logits(found)).all()
+
+
+def test_what_is_answered_already_is_nobodys_success(trained: tuple[Classifier, Samples]) -> None:
+    classifier, samples = trained
+    goal = int(attacked(trained, "fgsm", epsilons=[1e-6])[0].label_before[0])
+    (found,) = attack(classifier, samples.images, name="noise_linf", goal=goal, epsilons=[1e-6], budget=BUDGET, device=CPU, seed=0)
+    assert (found.label_after == goal).any() and not found.success.any()
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_guide_is_sought_among_all_images(trained: tuple[Classifier, Samples], size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole,) = attacked(trained, "feature_matching", epsilons=[0.3])
+    monkeypatch.setattr(evasion, "BATCH", size)
+    (parts,) = attacked(trained, "feature_matching", epsilons=[0.3])
+    assert (parts.images != trained[1].images / np.float32(255)).any((1, 2, 3)).all()
+    assert (parts.label_after == whole.label_after).mean() > 0.97  # sums of another order
 
 
 @pytest.mark.parametrize("name", ["steps", "restarts", "queries"])

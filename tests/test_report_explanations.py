@@ -56,7 +56,8 @@ def test_label_errors_are_told_and_shown_likeliest_first(tmp_path: Path) -> None
     text = text_of(section(render(evidence, settings(), PROVENANCE, None), "label-errors"))
     assert "30 of 600 labels (5.0 %; 95 % interval 3.5 % to 7.0 %) look wrong" in text
     assert (
-        "4 of the 604 training images were not judged, among them all of “class 0” (2): fewer than the 3 that as many models need." in text
+        "4 of the 604 training images were not judged, among them all of “class 0” (2 drawn): fewer than the 3 that as many models need."
+        in text
     )
     assert "This is no search for poison" in text
     assert f"Of the 30 images here that wellcheck planted, {planted} " in text
@@ -164,7 +165,7 @@ def test_at_most_so_many_rows_are_shown(tmp_path: Path) -> None:
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     page = page_of(tmp_path, Case(hostile=True, shape=(3, 12, 10)))
     assert HOSTILE not in page
-    for name in ("explanations", "label-errors"):
+    for name in ("explanations", "label-errors", "evasion"):
         assert HOSTILE in unescape(section(page, name))
     assert page.count("<script") == page.count("</script>") == 2
 

@@ -51,7 +51,9 @@ def test_rates_by_hand() -> None:
     more = [("fgsm", "untargeted", 0.3, 0, 0, 1), ("fgsm", "untargeted", 0.3, 0, 1, 1), ("fgsm", "untargeted", 0.3, 1, 1, 0)]
     found = robustness.figures(table(*more, *one), 3, 0.95)["fgsm"]
     assert found["epsilon"] == [0.1, 0.3] and found["samples"] == 3
-    assert found["success_rate"] == pytest.approx([2 / 3, 2 / 3]) and found["accuracy"] == pytest.approx([2 / 3, 0])
+    assert found["success_rate"] == pytest.approx([2 / 3, 2 / 3]) and found["accuracy"] == pytest.approx(
+        [1 / 3, 0]
+    )  # turned right is not still right
     assert found["unchanged"] == pytest.approx({"0.1": 1 / 3, "0.3": 1 / 3})
     assert found["per_class_success"] == {"0.1": [1.0, 0.0, None], "0.3": [0.5, 1.0, None]}
     assert all(low < rate < high for rate, (low, high) in zip(found["success_rate"], found["success_rate_interval"], strict=True))
@@ -141,6 +143,11 @@ def test_disparity_says_not_enough_data_where_a_class_is_absent(folder: Path) ->
         rows = mine & (outcomes["goal"] == goal)
         assert [one["events"] for one in rates["per_class"]] == np.bincount(outcomes["label"][rows], outcomes["success"][rows], 4).tolist()
     assert found["correlation"]["untargeted"] == {"rho": None, "p_value": None, "classes": 3}
+    right = outcomes["label_before"] == outcomes["label"]
+    for goal, rates in found["answered_right"]["attacked"].items():
+        rows = mine & right & (outcomes["goal"] == goal)
+        assert [one["samples"] for one in rates["per_class"]] == np.bincount(outcomes["label"][rows], minlength=4).tolist()
+        assert [one["events"] for one in rates["per_class"]] == np.bincount(outcomes["label"][rows], outcomes["success"][rows], 4).tolist()
 
 
 @pytest.mark.parametrize(

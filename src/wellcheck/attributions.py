@@ -39,7 +39,7 @@ def integrated_gradients(
 ) -> np.ndarray:
     """(x − x′) · ∫ ∂ logit / ∂ x (x′ + α(x − x′)) dα (Sundararajan et al. 2017, arXiv 1703.01365, equation 1).
 
-    The sum over pixels is the logit's difference between x and the baseline x′ (uint8 [C, H, W] or [N, C, H, W]; black without one),
+    The sum over pixels is the logit's difference between x and the baseline x′ (as the images, or one [C, H, W]; black without one),
     as well as so many points of a Gauss–Legendre quadrature tell.
     """
     if steps < 1:
@@ -81,8 +81,10 @@ def occlusion(
         before = _logit(classifier(pixels), chosen)
         less = torch.zeros(len(corners), len(pixels), device=device)  # a patch that is black already takes nothing: nobody is asked
         lit = torch.stack([_square(pixels, corner, patch).amax((1, 2, 3)) > 0 for corner in corners])
-        for pairs in lit.nonzero().split(together(pixels, BATCH)):
-            places, rows = pairs.T
+        places_of, rows_of = lit.nonzero(as_tuple=True)
+        size = together(pixels, BATCH)
+        for start in range(0, len(rows_of), size):
+            places, rows = places_of[start : start + size], rows_of[start : start + size]
             changed = pixels[rows].masked_fill_(_inside(torch.tensor(corners, device=device)[places], patch, pixels), 0)
             less[places, rows] = before[rows] - _logit(classifier(changed), chosen[rows])
         lost, patches = torch.zeros_like(pixels[:, :1]), torch.zeros_like(pixels[:1, :1])

@@ -8,7 +8,8 @@ from wellcheck.metrics import Interval, proportion_interval
 
 # scipy.stats is imported where it is used, as in metrics.py: most stages do without.
 
-PERMUTATIONS = 9999  # of a rank correlation, where there are more
+PERMUTATIONS = 9999  # of a rank correlation, where there are more, and of events among classes, where few are expected
+TINY = 1e-9  # of a statistic: what differs by less is as large
 LEAST_CLASSES = 4  # of a rank correlation: three agree by chance once in six times
 
 
@@ -40,7 +41,7 @@ class Disparity:
     highest: int | None  # the class with the largest rate
     lowest: int | None
     chi_square: float | None  # Pearson's, of events against classes
-    p_value: float | None  # of so much if all classes had one rate; None where too few events are expected to tell
+    p_value: float | None  # of so much if all classes had one rate; None where nothing or everything happened
 
 
 def disparity(classes: list[ClassRate]) -> Disparity:
@@ -53,16 +54,22 @@ def disparity(classes: list[ClassRate]) -> Disparity:
     shares = np.array([one.events / one.samples for _, one in known])
     highest, lowest = int(shares.argmax()), int(shares.argmin())
     table = np.array([[one.events, one.samples - one.events] for _, one in known])
-    tested = None if (table.sum(0) == 0).any() else chi2_contingency(table, correction=False)  # nothing, or all: no table to test
+    difference = float(shares[highest] - shares[lowest])
+    if (table.sum(0) == 0).any():
+        return Disparity(difference, known[highest][0], known[lowest][0], None, None)
+    tested = chi2_contingency(table, correction=False)
     # Cochran's rule: with fewer expected the statistic is not distributed as its name says.
-    few = tested is not None and bool((tested.expected_freq < 1).any() or (tested.expected_freq < 5).mean() > 0.2)
-    return Disparity(
-        float(shares[highest] - shares[lowest]),
-        known[highest][0],
-        known[lowest][0],
-        float(tested.statistic) if tested else None,
-        float(tested.pvalue) if tested and not few else None,
-    )
+    few = (tested.expected_freq < 1).any() or (tested.expected_freq < 5).mean() > 0.2
+    p_value = _by_chance(table, tested.expected_freq) if few else float(tested.pvalue)
+    return Disparity(difference, known[highest][0], known[lowest][0], float(tested.statistic), p_value)
+
+
+def _by_chance(table: np.ndarray, expected: np.ndarray) -> float:
+    """How often so many events, dealt to the classes at random, give so large a χ²; both int64 or float [k, 2], events and the others."""
+    dealt = np.random.default_rng(0).multivariate_hypergeometric(table.sum(1), table[:, 0].sum(), PERMUTATIONS)
+    weights = (1 / expected).sum(1)  # of the squared difference of a class's events, which is that of its others too
+    drawn, found = (((events - expected[:, 0]) ** 2 @ weights) for events in (dealt, table[:, 0]))
+    return float((1 + (drawn >= found * (1 - TINY)).sum()) / (1 + PERMUTATIONS))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from wellcheck.errors import InputError
 from wellcheck.models import Classifier
 
 PIXELS = 512 * 32 * 32  # of all images in one pass
+ROUNDING = 1e-5  # of pixels: what lies no farther outside of [0, 1] is within
 FEW_CHANNELS = 4  # that a convolution reads: for so few, PyTorch's gradient by the image is slow on CPUs
 
 
@@ -24,10 +25,22 @@ def ready(classifier: Classifier, device: torch.device) -> Classifier:
 
 
 def as_pixels(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Images uint8 [N, C, H, W] as float in [0, 1] on the device. Raises InputError for another type: it may be scaled already."""
-    if images.dtype != np.uint8:
-        raise InputError(f"images must be uint8 in 0…255, found {images.dtype}")
-    return torch.from_numpy(images).to(device).float() / 255
+    """Images uint8, or float in [0, 1], [N, C, H, W] as float in [0, 1] on the device. Raises InputError for others, with their range."""
+    if images.dtype == np.uint8:
+        return torch.from_numpy(images).to(device).float() / 255
+    if images.dtype not in (np.float32, np.float64):
+        raise InputError(f"images must be uint8, or float in [0, 1]; found {images.dtype}")
+    pixels = torch.from_numpy(images).to(device).float()
+    within_range("images", pixels)
+    return pixels.clamp(0, 1)
+
+
+def within_range(name: str, pixels: torch.Tensor) -> None:
+    """Raises InputError where pixels lie outside [0, 1] by more than rounding does, or are no numbers."""
+    if pixels.numel():
+        least, most = pixels.aminmax()
+        if not (least >= -ROUNDING and most <= 1 + ROUNDING):
+            raise InputError(f"{name}: pixels must lie in [0, 1], found {least:.4g} to {most:.4g}")
 
 
 def answers(network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:

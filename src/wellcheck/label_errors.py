@@ -114,10 +114,11 @@ def out_of_sample(
     return found
 
 
-def figures(labels: np.ndarray, found: LabelErrors, classes: int, confidence: float) -> dict[str, Any]:
+def figures(labels: np.ndarray, found: LabelErrors, answers: np.ndarray, classes: int, confidence: float) -> dict[str, Any]:
     """How many candidates there are among labels int64 [N], per class too, and the pairs given → suggested, the most frequent first.
 
-    `suggested` of a class is what most of its candidates show; None without candidates. Intervals are Wilson's.
+    answers: int64 [N], of the models themselves, before anything is calibrated by the labels. `suggested` of a class is what most of its
+    candidates show; None without candidates. Intervals are Wilson's.
     """
     count, total = int(found.candidate.sum()), len(labels)
     moved = confusion_matrix(labels[found.candidate], found.suggested[found.candidate], classes)
@@ -128,7 +129,7 @@ def figures(labels: np.ndarray, found: LabelErrors, classes: int, confidence: fl
         "candidates": count,
         "share": count / total if total else None,
         "share_interval": proportion_interval(count, total, confidence),
-        "answered_as_labelled": float((found.suggested == labels).mean()) if total else None,
+        "answered_as_labelled": float((answers == labels).mean()) if total else None,
         "per_class": {
             "samples": [one.samples for one in per_class],
             "candidates": [one.events for one in per_class],

@@ -19,9 +19,9 @@ def image_name(variant: str, attack: str, epsilon: float) -> str:
 def figures(outcomes: Columns, classes: int, confidence: float) -> dict[str, Any]:
     """By attack: `epsilon`, and as many values of each rate (DESIGN: evasion.json).
 
-    success_rate is the share of images whose answer changes at all, and `unchanged` the rest of them; accuracy the share of right answers.
-    The same for images aimed at a class stands under the goal's name (success: that class is answered), and for the model before it learnt
-    anything under `untrained`.
+    success_rate is the share of images whose answer changes at all, and `unchanged` the rest of them; accuracy the share that was answered
+    rightly and still is: an attack that turns a wrong answer into the right one makes no model robust. The same for images aimed at a class
+    stands under the goal's name (success: that class is answered), and for the model before it learnt anything under `untrained`.
     """
     found: dict[str, Any] = {}
     for name in dict.fromkeys(outcomes["attack"].tolist()):
@@ -44,7 +44,7 @@ def _curves(rows: Columns, classes: int, confidence: float) -> dict[str, Any]:
     sizes = sorted(set(rows["epsilon"].tolist()))
     at = [_rows(rows, rows["epsilon"] == size) for size in sizes]
     success = [(int(one["success"].sum()), len(one["success"])) for one in at]
-    right = [(int((one["label_after"] == one["label"]).sum()), len(one["label"])) for one in at]
+    right = [(int(_still_right(one).sum()), len(one["label"])) for one in at]
     return {
         "epsilon": sizes,
         "samples": success[0][1] if success else 0,
@@ -55,6 +55,11 @@ def _curves(rows: Columns, classes: int, confidence: float) -> dict[str, Any]:
         "accuracy_interval": [proportion_interval(hits, of, confidence) for hits, of in right],
         "per_class_success": {f"{size:g}": _by_class(one, classes) for size, one in zip(sizes, at, strict=True)},
     }
+
+
+def _still_right(rows: Columns) -> np.ndarray:
+    still: np.ndarray = (rows["label_before"] == rows["label"]) & (rows["label_after"] == rows["label"])
+    return still
 
 
 def _by_class(rows: Columns, classes: int) -> list[float | None]:

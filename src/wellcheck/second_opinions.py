@@ -24,8 +24,9 @@ class Asked:
 def choose(labels: np.ndarray, settings: LabelErrors) -> Asked:
     """Whom to ask about, of labels int64 [N]. Raises InputError if not two classes are left."""
     most = len(labels) if settings.samples is None else min(settings.samples, len(labels))
-    # Evenly spread, for a folder comes sorted by class.
-    rows = np.unique(np.linspace(0, len(labels) - 1, most).round().astype(int))
+    # At random, but of every class its share.
+    order = np.lexsort((np.random.default_rng([settings.seed, *b"asked"]).permutation(len(labels)), labels))
+    rows = np.sort(order[np.unique(np.linspace(0, len(labels) - 1, most).round().astype(int))])
     found, members = np.unique(labels), np.bincount(labels[rows], minlength=int(labels.max(initial=0)) + 1)
     too_few = {int(label): int(members[label]) for label in found if members[label] < settings.folds}
     enough = len(found) - len(too_few)

@@ -8,7 +8,7 @@ import torch
 
 from wellcheck.errors import InputError
 from wellcheck.evasion.apgd import apgd_ce, apgd_dlr
-from wellcheck.evasion.batch import Batch, Budget
+from wellcheck.evasion.batch import Batch, Budget, Crowd
 from wellcheck.evasion.ensemble import ensemble
 from wellcheck.evasion.feature_matching import feature_matching
 from wellcheck.evasion.fgsm import fgsm
@@ -19,7 +19,7 @@ from wellcheck.evasion.norms import L2, LINF, Norm
 from wellcheck.evasion.pgd import pgd_l2, pgd_linf
 from wellcheck.evasion.square import square
 from wellcheck.evasion.victim import Victim
-from wellcheck.gradients import as_pixels, together
+from wellcheck.gradients import ROUNDING, as_pixels, together, within_range
 from wellcheck.models import Classifier
 from wellcheck.params import AttackName, GoalName
 from wellcheck.progress import progress
@@ -65,9 +65,9 @@ class Attacked:
 
     @property
     def success(self) -> np.ndarray:
-        """Whether the attacker has got what was wanted, bool [N]."""
-        aimed = self.target >= 0
-        got: np.ndarray = np.where(aimed, self.label_after == self.target, self.label_after != self.label_before)
+        """Whether the attacker has got what was wanted, bool [N]; what was answered before is nobody's success."""
+        aimed, changed = self.target >= 0, self.label_after != self.label_before
+        got: np.ndarray = changed & (~aimed | (self.label_after == self.target))
         return got
 
 
@@ -83,9 +83,9 @@ def attack(
     seed: int,
     keep: np.ndarray | None = None,
 ) -> list[Attacked]:
-    """Change images uint8 [N, C, H, W] at every epsilon (in units of white); one forward pass and one gradient serve all of them.
+    """Change images uint8, or float in [0, 1], [N, C, H, W] at every epsilon (in units of white); one gradient at them serves all of these.
 
-    goal: see `set_task`; keep: bool [N], whose changed images are returned (all). Raises InputError on images that are no bytes, an epsilon
+    goal: see `set_task`; keep: bool [N], whose changed images are returned (all). Raises InputError on pixels or an epsilon
     out of range, a target that is no class, a model in train mode, a model of one class, and gradients or logits that are no numbers.
     """
     chosen = ATTACKS[name]
@@ -97,15 +97,16 @@ def attack(
     victim = Victim(classifier, device)
     # Two streams: whom a random goal aims at must not hang on what an attack draws.
     aims, generator = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
+    crowd = Crowd(victim, images)
     found: list[list[tuple[torch.Tensor, ...]]] = [[] for _ in epsilons]
     with progress(f"{name}, {goal}", len(images), "images") as advance:
         size = together(images, BATCH)
         for start in range(0, max(len(images), 1), size):
             clean = as_pixels(images[start : start + size], device)
             kept = slice(None) if keep is None else torch.from_numpy(keep[start : start + size]).to(device)
-            batch = Batch(victim, clean, *victim.begin(clean, lambda logits: set_task(goal, logits, aims)), budget, generator)
+            batch = Batch(victim, clean, *victim.begin(clean, lambda logits: set_task(goal, logits, aims)), budget, generator, crowd)
             for place, epsilon in enumerate(epsilons):
-                changed, *columns = _outcome(batch, chosen.run(batch, epsilon), chosen.norm)
+                changed, *columns = _outcome(batch, chosen.run(batch, epsilon), chosen.norm, epsilon)
                 found[place].append((changed[kept].cpu(), *columns))
             advance(len(clean))
     tables = [[torch.cat(column).numpy() for column in zip(*parts, strict=True)] for parts in found]
@@ -124,10 +125,15 @@ def sign_images(classifier: Classifier, images: np.ndarray, device: torch.device
     return np.concatenate(signs) if signs else np.empty(images.shape, np.float32)
 
 
-def _outcome(batch: Batch, images: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, ...]:
+def _outcome(batch: Batch, images: torch.Tensor, norm: Norm, epsilon: float) -> tuple[torch.Tensor, ...]:
+    """The images and their columns. Raises InputError where an attack has left its bounds."""
+    within_range("attacked images", images)
+    distance = norm.size(images - batch.clean)
+    if (distance > epsilon * (1 + ROUNDING) + ROUNDING).any():
+        raise InputError(f"attacked images: at most {epsilon:g} away was asked for, found {distance.max():.4g}")
     logits = (batch.slope.logits, batch.victim.logits(images))
     labels = [one.argmax(1) for one in logits]
     confidences = [one.softmax(1).gather(1, label[:, None])[:, 0] for one, label in zip(logits, labels, strict=True)]
     target = batch.task.labels if batch.task.targeted else torch.full_like(batch.task.labels, -1)
-    columns = (target, *labels, *confidences, norm.size(images - batch.clean))
+    columns = (target, *labels, *confidences, distance)
     return (images, *(column.cpu() for column in columns))

@@ -1,11 +1,16 @@
 """Images under attack together, and what every attack needs to know of them before it begins."""
 
+import functools
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import torch
 
 from wellcheck.errors import InputError
 from wellcheck.evasion.victim import Slope, Task, Victim
+from wellcheck.gradients import as_pixels, together
+
+ASKED = 512  # images at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,23 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Crowd:
+    """All N images of an attack, of which a batch are some; the model is asked about them if an attack wants to know."""
+
+    victim: Victim
+    images: np.ndarray  # uint8, or float in [0, 1], [N, C, H, W]
+
+    @functools.cached_property
+    @torch.inference_mode()
+    def seen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Their penultimate features, float [N, D], and their answers, int64 [N]."""
+        size, network = together(self.images, ASKED), self.victim.classifier.network
+        parts = [as_pixels(self.images[start : start + size], self.victim.device) for start in range(0, len(self.images), size)]
+        features = torch.cat([self.victim.classifier.embed(pixels).float() for pixels in parts])
+        return features, torch.cat([network.head(part).argmax(1) for part in features.split(ASKED)])
+
+
+@dataclass(frozen=True)
 class Batch:
     """n images on their way to be changed."""
 
@@ -33,6 +55,7 @@ class Batch:
     slope: Slope  # of the task's cross-entropy, at the clean images
     budget: Budget
     generator: torch.Generator  # of all that is random
+    crowd: Crowd
 
     def moved(self, perturbation: torch.Tensor) -> torch.Tensor:
         """The images with a perturbation float [n, C, H, W], within [0, 1]."""

@@ -11,18 +11,18 @@ from wellcheck.gradients import answers, by_image
 def feature_matching(batch: Batch, epsilon: float) -> torch.Tensor:
     """Feature matching (Sabour et al. 2016, arXiv 1511.05122, equation 1) by steps of a sign; L∞, float [n, C, H, W] in [0, 1].
 
-    The guide is the image of the batch whose penultimate features are nearest, of those answered as the attacker wants. Of all points on
-    the way the one nearest to it is kept, of those that are as wanted if there are any: it goes on when the answer has changed.
+    The guide is the image whose penultimate features are nearest, of all those of the attack that are answered as the attacker wants;
+    where none is, nobody shows the way, and the image stays. Of all points on the way the one nearest to it is kept, of those that are as
+    wanted if there are any: it goes on when the answer has changed.
     """
     victim, steps = batch.victim, batch.budget.steps
     embed, head = victim.classifier.embed, victim.classifier.network.head
     with torch.no_grad():
         natural = embed(batch.clean).float()
-    apart = torch.cdist(natural, natural)
-    answered = batch.slope.logits.argmax(1)
+    features_of, answered = batch.crowd.seen
     fits = (answered[None] == batch.task.labels[:, None]) == batch.task.targeted
-    guided = fits.any(1)  # else nobody shows the way, and the image stays
-    guides = natural[apart.masked_fill(~fits, torch.inf).argmin(1)]
+    guided = fits.any(1)
+    guides = features_of[torch.cdist(natural, features_of).masked_fill(~fits, torch.inf).argmin(1)]
     images, kept = batch.clean.clone(), batch.clean.clone()
     nearest, solved = torch.full_like(batch.slope.losses, torch.inf), torch.zeros_like(guided)
     for step in range(steps + 1):

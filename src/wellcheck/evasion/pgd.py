@@ -25,7 +25,7 @@ def pgd(batch: Batch, epsilon: float, norm: Norm) -> torch.Tensor:
     """The nearest to what is wanted of all points on so many ways, float [n, C, H, W] in [0, 1]; a solved image goes no further.
 
     The first way begins with a steepest step as long as the radius: what that one solves (FGSM, in L∞) is solved. The others begin anywhere
-    in the ball. Each takes as many gradients as the budget has steps.
+    in the ball, as does the first one where the image has no gradient to follow. Each takes as many gradients as the budget has steps.
     """
     best, steps = Best.of(batch), batch.budget.steps
     for turn in range(batch.budget.restarts):
@@ -34,7 +34,10 @@ def pgd(batch: Batch, epsilon: float, norm: Norm) -> torch.Tensor:
             break
         part = batch.take(left)
         first = turn == 0  # its first gradient is the one at the clean images
-        start = epsilon * norm.steepest(part.slope.gradient) if first else norm.within(part.clean, epsilon, batch.generator)
+        start = norm.within(part.clean, epsilon, batch.generator)
+        if first:
+            steepest = epsilon * norm.steepest(part.slope.gradient)
+            start = torch.where(steepest.flatten(1).any(1)[:, None, None, None], steepest, start)
         way = Way(batch.victim, part.clean, part.task, norm, epsilon, step=REACH * epsilon / steps)
         climb(way, part.moved(start), steps - first, best, left)
     return best.images

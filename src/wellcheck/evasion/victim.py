@@ -72,7 +72,7 @@ class Victim:
 
     def __init__(self, classifier: Classifier, device: torch.device) -> None:
         """Raises InputError if the classifier is in train mode."""
-        self.classifier = ready(classifier, device)
+        self.classifier, self.device = ready(classifier, device), device
 
     @torch.inference_mode()
     def logits(self, images: torch.Tensor) -> torch.Tensor:

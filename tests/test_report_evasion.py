@@ -1,0 +1,110 @@
+"""The report's section on attacks on the inputs: its figures against the files, the pictures, and what it says without enough data."""
+
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up import PROVENANCE, Case, make_files, settings
+
+from wellcheck.artifacts import read_columns, read_json, write_json
+from wellcheck.report import rounding
+from wellcheck.report.evasion import evasion
+from wellcheck.report.evidence import Evidence, gather
+from wellcheck.report.page import render
+
+
+def percent(share: float) -> str:
+    """As a reader of the text sees it."""
+    return " ".join(rounding.percent(share).split())
+
+
+def told(evidence: Evidence) -> tuple[dict[str, Any], str]:
+    """What the section is made of, and what a reader reads of it."""
+    page = render(evidence, settings(), PROVENANCE, None)
+    section = page[page.index('<section id="evasion"') :].split("</section>")[0]
+    text = " ".join(unescape(re.sub(r"<[^>]+>", " ", section)).split())
+    return evasion(evidence, settings(), most=10), text
+
+
+def test_its_table_is_the_outcomes_table(tmp_path: Path) -> None:
+    evidence = gather(make_files(tmp_path, Case()))
+    shown, text = told(evidence)
+    outcomes = read_columns(evidence.files.evasion_outcomes)
+    names = {"fgsm": "FGSM", "max_normed": "max-normed gradient", "pgd_linf": "PGD (L∞)", "noise_linf": "noise (L∞)"}
+    chosen = settings().evasion
+    assert len(shown["kept"]) == len(chosen.attacks) * len(chosen.epsilons)
+    for row in shown["kept"]:
+        mine = np.array([names.get(name) == row["name"] for name in outcomes["attack"]]) & (outcomes["epsilon"] == row["epsilon"])
+        learnt = mine & (outcomes["variant"] == "trained")
+        plain = {name: values[learnt & (outcomes["goal"] == "untargeted")] for name, values in outcomes.items()}
+        right = plain["label_before"] == plain["label"]
+        assert row["unchanged"] == pytest.approx((plain["label_after"] == plain["label_before"]).mean())
+        assert row["accuracy"] == pytest.approx((right & (plain["label_after"] == plain["label"])).mean())
+        assert row["accuracy"] <= row["unchanged"] and not right.all()
+        untrained = mine & (outcomes["variant"] == "untrained")
+        assert row["untrained"] == pytest.approx((outcomes["label_after"] == outcomes["label_before"])[untrained].mean())
+        aimed = learnt & (outcomes["goal"] == "least_likely")
+        assert row["goals"] == {"least_likely": pytest.approx(outcomes["success"][aimed].mean())}
+        cells = " ".join(percent(row[name]) for name in ("unchanged", "accuracy"))
+        assert f"{row['name']} {row['epsilon']:g} {cells}" in text
+
+
+def test_the_strongest_attack_comes_first_and_noise_beside_it(tmp_path: Path) -> None:
+    evidence = gather(make_files(tmp_path, Case()))
+    shown, text = told(evidence)
+    figures = read_json(evidence.files.evasion)
+    most = max(values["success_rate"][-1] for name, values in figures.items() if name != "noise_linf")
+    assert shown["summary"]["success_rate"][-1] == most
+    noise = percent(figures["noise_linf"]["success_rate"][-1])
+    assert f"{shown['summary']['attack']} changes {percent(most)} of the answers" in text
+    assert f"random noise of that size changes {noise}" in text
+
+
+def test_the_examples_are_those_that_were_kept(tmp_path: Path) -> None:
+    evidence = gather(make_files(tmp_path, Case()))
+    shown, text = told(evidence)
+    assert [one["name"] for one in shown["examples"]] == ["FGSM", "max-normed gradient"]
+    assert all(len(one["rows"]) == 3 for one in shown["examples"])
+    first = shown["examples"][0]
+    rates = dict(zip(*(read_json(evidence.files.evasion)["fgsm"][name] for name in ("epsilon", "success_rate")), strict=True))
+    assert first["epsilon"] == min((size for size, rate in rates.items() if rate >= 0.5), default=max(rates))
+    assert f"FGSM, size {first['epsilon']:g}" in text
+
+
+@pytest.mark.parametrize(
+    ("all_images", "got", "said"),
+    [
+        (
+            (0.9, 0.001),
+            (0.8, 0.004),
+            "0.90 over 10 classes (p 0.001): the classes that are missed most are attacked most easily. A part of",
+        ),
+        ((0.9, 0.001), (0.8, 0.004), "among the images that it got it is 0.80 (p 0.004)."),
+        ((0.2, 0.6), (0.1, 0.8), "no more than chance gives."),
+        ((-0.9, 0.001), (None, None), "are the hardest to attack. A part of that is built in"),
+        ((0.9, 0.001), (None, None), "of the images that it got there are too few to tell."),
+        ((None, None), (None, None), "There is not enough data to say whether they are the same classes."),
+    ],
+)
+def test_what_is_said_of_the_correlation(
+    all_images: tuple[float | None, float | None], got: tuple[float | None, float | None], said: str, tmp_path: Path
+) -> None:
+    files = make_files(tmp_path, Case())
+    found = read_json(files.disparity)
+    for place, (rho, p_value) in ((found, all_images), (found["answered_right"], got)):
+        place["correlation"] = {goal: {"rho": rho, "p_value": p_value, "classes": 10} for goal in ("untargeted", "least_likely")}
+    write_json(files.disparity, found)
+    assert said in told(gather(files))[1]
+
+
+def test_a_class_that_nobody_attacked_has_not_enough_data(tmp_path: Path) -> None:
+    files = make_files(tmp_path, Case())
+    found = read_json(files.disparity)
+    found["attacked"]["untargeted"]["per_class"][3] = {"events": 0, "samples": 0, "interval": None, "rate": None}
+    write_json(files.disparity, found)
+    shown, text = told(gather(files))
+    assert text.count("not enough data") == 1
+    assert f"the share of {shown['disparity']['asked']:,} of them whose answer" in text
