@@ -53,7 +53,7 @@ def main() -> None:
             few = replace(watch, settings=settings.model_copy(update={"samples": size, "trials": TRIALS, "kernel": kernel}))
             if few.size < size:
                 continue  # there are not so many images
-            (p_values,) = few.p_values(seen, [1.0])
+            ((p_values, _),) = few.p_values(seen, [1.0])
             *rates, combined = (p_values <= settings.level).mean(0).tolist()
             told = f"PGD {epsilon:g}, {size} + {size}, {kernel}"
             figures[told] = dict(zip(watch.layers, rates, strict=True)) | {"combined": combined}
@@ -75,7 +75,7 @@ def main() -> None:
 
 def level(watch: Watch) -> tuple[dict[str, float], dict[str, Any]]:
     """How often natural inputs raise an alarm, and how many of the layers lie in the band of that level."""
-    (p_values,) = watch.p_values(watch.natural, [0.0])
+    ((p_values, _),) = watch.p_values(watch.natural, [0.0])
     ratios, figures = {}, {}
     for nominal in LEVELS:
         rates = (p_values <= nominal).mean(0)

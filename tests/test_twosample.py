@@ -8,7 +8,18 @@ from scipy.stats import binom, kstest
 
 from wellcheck import twosample
 from wellcheck.errors import InputError
-from wellcheck.twosample import Kernel, compare, discrepancies, distances, grams, matched, memberships, suspicions, two_sample_test
+from wellcheck.twosample import (
+    Kernel,
+    compare,
+    discrepancies,
+    distances,
+    grams,
+    matched,
+    median_distance,
+    memberships,
+    suspicions,
+    two_sample_test,
+)
 
 KERNELS: tuple[Kernel, ...] = ("summed", "aggregated")
 
@@ -161,6 +172,68 @@ def test_who_is_suspicious() -> None:
     assert found.p_value.min() >= 1 / 201
 
 
+def test_the_median_of_mostly_equal_rows_is_of_the_others() -> None:
+    rng = np.random.default_rng(0)
+    values = np.tile(rng.standard_normal(64).astype(np.float32) * 30, (100, 1))
+    values[:20, :16] += rng.choice([-2, 2], (20, 16))
+    squared = distances(values)
+    assert (squared[20:, 20:] == 0).all()
+    assert median_distance(squared) > 10  # 64 between a moved row and another
+
+
+def test_every_rank_is_what_the_definition_says() -> None:
+    """Two layers, and every query by itself: written out, with the kernel's width from the reference alone."""
+    rng = np.random.default_rng(0)
+    queries, reference, natural = ({"a": rng.standard_normal((count, 2)), "b": 9 * rng.standard_normal((count, 3))} for count in (4, 5, 6))
+    found = suspicions(queries, reference, natural)
+    for one in range(4):
+        total = np.zeros(7)  # of the query, and of the six natural inputs in its place
+        for name in ("a", "b"):
+            others = np.delete(queries[name], one, 0)
+            pairs = [((x - y) ** 2).sum() for place, x in enumerate(reference[name]) for y in reference[name][:place]]
+            widths = float(np.median(pairs)) * 2.0 ** np.arange(-2, 3)
+
+            def kernel(x: np.ndarray, points: np.ndarray, widths: np.ndarray = widths) -> float:
+                return float(np.mean([np.exp(-((x - y) ** 2).sum() / widths).sum() for y in points]))
+
+            witness = np.array([kernel(x, others) - kernel(x, reference[name]) for x in [queries[name][one], *natural[name]]])
+            total += (witness - witness.mean()) / witness.std()
+        assert found.witness[one] == pytest.approx(total[0], abs=1e-3)
+        assert found.p_value[one] == (total >= total[0]).mean()
+
+
+@pytest.mark.parametrize(
+    ("samples", "told"),
+    [
+        ((np.eye(5), np.eye(5) + 1, np.eye(5)), r"5 of 5 inputs of the calibration are in the queries too \(row 0 is\)"),
+        ((np.eye(5) + 2, np.eye(5), np.eye(5).astype(np.float16)), "5 of 5 inputs of the calibration are in the reference too"),
+        ((np.eye(5), np.eye(5), np.eye(5) + 1), "5 of 5 inputs of the reference are in the queries too"),
+        ((np.eye(5), np.eye(5) + 1, np.eye(5)[:0]), "at least 2 queries, 2 of reference and 1 of calibration are needed, found 5, 5 and 0"),
+        ((np.eye(5)[:1], np.eye(5) + 1, np.eye(5) + 2), "found 1, 5 and 5"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(samples: tuple[np.ndarray, ...], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        suspicions(*({"a": one} for one in samples))
+
+
+def test_ranked_samples_have_the_same_layers() -> None:
+    with pytest.raises(InputError, match="the queries and the reference have different layers: a and b"):
+        suspicions({"a": np.eye(5)}, {"b": np.eye(5)}, {"a": np.eye(5)})
+
+
+def test_inputs_that_several_look_like_are_not_the_same() -> None:
+    rng = np.random.default_rng(0)
+    first, second = ({"a": rng.integers(0, 4, (30, 1)).astype(np.float32)} for _ in range(2))
+    assert 0 < two_sample_test(first, second, permutations=19, seed=0).combined <= 1
+
+
+def test_an_error_names_its_layer() -> None:
+    first, second = ({"a": np.random.default_rng(seed).standard_normal((5, 2)), "b": np.full((5, 2), seed * 0.0)} for seed in (1, 2))
+    with pytest.raises(InputError, match=r"^layer b: twosample: all 10 rows of the layer are the same"):
+        two_sample_test(first, second, permutations=9, seed=0)
+
+
 def test_natural_queries_are_flagged_as_often_as_the_level_says() -> None:
     """Though most of the others are no natural ones."""
     flagged, asked = 0, 0
@@ -181,7 +254,11 @@ def test_natural_queries_are_flagged_as_often_as_the_level_says() -> None:
         (np.eye(5), np.full((5, 5), 1e25), "so large that their distances are no numbers"),
         (np.eye(5)[:1] + 1, np.eye(5), "at least 2 members, found 1 and 5"),
         (np.eye(5), np.eye(5)[:0], "at least 2 members, found 5 and 0"),
-        (np.eye(5), np.eye(5)[2:] + np.diag([0, 1, 0, 0, 0])[:3], r"2 of 3 inputs are in the first sample too \(row 0 is\)"),
+        (
+            np.eye(5),
+            np.eye(5)[2:] + np.diag([0, 1, 0, 0, 0])[:3],
+            r"2 of 3 inputs of the second sample are in the first sample too \(row 0 is\)",
+        ),
     ],
     ids=["constant", "not numbers", "too large", "one", "none", "overlap"],
 )

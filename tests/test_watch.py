@@ -1,6 +1,8 @@
 """Traffic and its watch: what each kind does to images, that the level holds and attacks are seen, and the stage on tiny data."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ from workspace import ROOT, run_stage
 
 from wellcheck import params, samples, traffic
 from wellcheck.artifacts import read_columns, read_json, read_tensors
-from wellcheck.embeddings.named_layers import Captured
+from wellcheck.embeddings.named_layers import Captured, capture_layers
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier, ModelDescription, build, storage
 from wellcheck.params import TwoSample
 from wellcheck.samples import Description, Samples
+from wellcheck.survey import Survey
 from wellcheck.traffic import NOISE, PGD, Kind
+from wellcheck.twosample import ranked
 from wellcheck.watch import Norm, Watch
 
 CPU = torch.device("cpu")
@@ -190,7 +194,8 @@ def test_the_stage_tells_of_every_kind_of_traffic_and_gives_the_same_bytes_twice
     before = {name: (folder / name).read_bytes() for name in names}
     figures, listed, table = read_json(folder / "f.json"), read_json(folder / "l.json")["inputs"], read_columns(folder / "m.parquet")
     kinds = [(one["kind"], one["epsilon"]) for one in figures["traffic"]]
-    sized = [(name, epsilon) for name in (PGD, "pgd_linf", "fgsm", "feature_matching", NOISE) for epsilon in (0.05, 0.2)]
+    attacks = (PGD, "pgd_linf", "fgsm", "max_normed", "feature_matching", NOISE)
+    sized = [(name, epsilon) for name in attacks for epsilon in (0.05, 0.2)]
     assert kinds == [("natural", None), *sized, *((name, None) for name in traffic.SHIFTS), ("trigger", None)]
     (attacked,) = [one for one in figures["traffic"] if (one["kind"], one["epsilon"]) == (PGD, 0.2)]
     assert (figures["attack"], figures["epsilon"], figures["combined"]) == (PGD, 0.2, attacked["combined"])
@@ -226,7 +231,85 @@ def test_the_stage_without_a_trigger_or_with_too_few_images(folder: Path) -> Non
 def test_queries_that_no_natural_input_is_answered_like_raise_no_alarm() -> None:
     watch, moved = watched()
     other = moved(5.0)
-    assert watch.alarms(Captured(other.layers, np.full(300, 7)), [1.0], 0.95)[0]["combined"] == 0
+    (found,) = watch.alarms(Captured(other.layers, np.full(300, 7)), [1.0], 0.95)
+    assert (found["combined"], found["reference"], found["not_compared"]) == (0, 0, 1)
+    (found,) = watch.alarms(other, [1.0], 0.95)
+    assert found["not_compared"] == 0 and 0.8 * watch.size < found["reference"] <= watch.size
+
+
+def test_of_few_inputs_none_is_flagged_and_that_is_told() -> None:
+    watch, moved = watched()
+    few = replace(watch, rows=np.arange(12), natural=Captured({name: one[:12] for name, one in watch.natural.layers.items()}, np.zeros(12)))
+    found = few.score(moved(5.0)).figures(0.05, 0.95)
+    assert (found["flagged"], found["false_flag_rate"], found["false_flag_interval"]) == (None, None, None)
+    assert found["auroc"] is not None
+
+
+def test_queries_reference_and_calibration_have_nobody_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, _ = watched(samples=40)
+    values = np.arange(300, dtype=np.float32)[:, None] * np.ones(3, np.float32)
+    watch = replace(watch, layers=["a"], natural=Captured({"a": values}, watch.natural.labels))
+    seen = []
+
+    def spied(*samples: Any) -> Any:
+        seen.append([set((sample["a"][:, 0] % 1000).astype(int).tolist()) for sample in samples])
+        return ranked(*samples)
+
+    monkeypatch.setattr("wellcheck.watch.ranked", spied)
+    watch.score(Captured({"a": values + 1000}, watch.natural.labels))
+    assert len(seen) == 300 // 40
+    for queries, reference, calibration in seen:
+        assert not queries & reference and not queries & calibration and not reference & calibration
+        assert len(queries | reference | calibration) == 300 and len(calibration) >= len(reference) - 1
+    assert sum(len(queries) for queries, _, _ in seen) == 300
+
+
+def test_what_whitens_is_neither_query_nor_reference(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    fit = Norm.of
+
+    def spied(values: np.ndarray, labels: np.ndarray, classes: int) -> Norm:
+        given.append(values)
+        return fit(values, labels, classes)
+
+    monkeypatch.setattr(Norm, "of", spied)
+    images = noise(60)
+    watch = Watch.over(classifier, images, settings(layers=["penultimate"]), CPU)
+    (fitted,) = given
+    whole = capture_layers(classifier, images, ["penultimate"], pooling="pooled", device=CPU, title="t").layers["penultimate"]
+    taken = {row.tobytes() for row in fitted}
+    assert len(fitted) == 12 and not taken & {row.tobytes() for row in whole[watch.rows]}
+
+
+def test_a_layer_that_gives_no_numbers_is_named(classifier: Classifier) -> None:
+    broken = copy.deepcopy(classifier)
+    with torch.no_grad():
+        next(broken.parameters())[0] = torch.nan
+    with pytest.raises(InputError, match=r"^layer activation_1: what it makes of 30 images is no number, the first is image 0$"):
+        Watch.over(broken, noise(30), settings(layers=["pixels", "activation_1"]), CPU)
+
+
+def test_what_does_not_fit_in_memory_is_refused_before_anything_is_done(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    with pytest.raises(InputError, match=r"2 layers of 30 images need 0.0 GiB of memory, and this machine has 0.0: lower twosample.images"):
+        Watch.over(classifier, noise(30), settings(layers=["pixels", "penultimate"]), CPU)
+
+
+def test_an_answer_too_rare_for_a_map_has_none(folder: Path) -> None:
+    names = tuple(f"class {label}" for label in range(40))
+    many = build(ModelDescription("two_conv_cnn", names, (1, 16, 16)), seed=3).eval()
+    with torch.no_grad():  # nearly every image has an answer of its own: the class whose weights are its features
+        features = many.embed(torch.from_numpy(noise(40, seed=2)))
+        weights = torch.nn.functional.normalize(features - features.mean(0)) * 100
+        many.network.head.get_parameter("weight").copy_(weights)
+        many.network.head.get_parameter("bias").copy_(-weights @ features.mean(0))
+    chosen = settings(layers=["penultimate"], attacks=[], shifts=[], epsilons=[0.05], shares=[0.01, 0.02, 0.5], features="plain")
+    few = Samples(np.arange(20), noise(20, seed=2), np.zeros(20, int), Description(names, "noise"))
+    found = Survey.of(many, few, chosen, 0.95, CPU)
+    table = found.maps(params.load(params.Project, folder / "params.yaml"))
+    _, times = np.unique(table["answer"], return_counts=True)
+    assert times.max() < 4 and np.isnan(table["one_answer_x"]).all() and np.isfinite(table["penultimate_x"]).all()
+    assert [one["share"] for one in found.mixed] == [1 / 8, 4 / 8, 1.0]  # one in a hundred of eight is one, and so is one in fifty
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from wellcheck.watch import LEAST, Scored, Watch
 NATURAL, TRIGGERED = "natural", "trigger"
 MAPPED = 200  # natural inputs in a map, and as many attacked ones
 MAPPED_LAYERS = 6
+LEAST_MAPPED = 4  # points
 
 Row = dict[str, Any]
 
@@ -84,7 +85,8 @@ class Survey:
         asked = known.take(watch.rows)
         made = traffic.make(attack, classifier, asked.images, settings, device)
         attacked = watch.see(made, attack.told)
-        shares = [*sorted(settings.shares), 1.0]
+        # By how many inputs that is: of few queries several shares are the same.
+        shares = list({watch.changed(share): share for share in [1.0, *sorted(settings.shares, reverse=True)]}.values())[::-1]
         natural, *mixed = watch.alarms(attacked, [0.0, *shares], confidence)
         rows = [_row(Kind(NATURAL, None), None, natural)]
         for kind in traffic.kinds(settings):
@@ -94,7 +96,7 @@ class Survey:
                 seen = watch.see(traffic.make(kind, classifier, asked.images, settings, device), kind.told)
                 (alarms,) = watch.alarms(seen, [1.0], confidence)
             rows.append(_row(kind, watch.changed_answers(seen), alarms))
-        by_share = [{"share": share, **one} for share, one in zip(shares, mixed, strict=True)]
+        by_share = [{"share": one["changed"] / one["queries"], **one} for one in mixed]
         return cls(watch, asked, made, attacked, watch.score(attacked), attack, rows, by_share)
 
     def files(self, more: list[Row], project: Project, confidence: float, shown: int) -> Files:
@@ -179,7 +181,8 @@ class Survey:
         answers, times = np.unique(columns["answer"], return_counts=True)
         alike = columns["answer"] == answers[times.argmax()]
         points = np.full((2 * count, 2), np.nan, np.float32)
-        points[alike] = _tsne(both.layers[watch.layers[-1]][taken[alike]], project)
+        if alike.sum() >= LEAST_MAPPED:
+            points[alike] = _tsne(both.layers[watch.layers[-1]][taken[alike]], project)
         columns["one_answer_x"], columns["one_answer_y"] = points.T
         return columns
 

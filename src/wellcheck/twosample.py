@@ -5,6 +5,8 @@ share of draws that differ as much is the p-value; it holds at its level for any
 draws: the largest of their statistics has a null of its own, though layers depend on each other (which Fisher's method denies).
 """
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +20,7 @@ Kernel = Literal["summed", "aggregated"]
 OCTAVES = 5  # Gaussian kernels, each twice as wide, in squares, as the next; the middle one's is the median squared distance
 ROWS = 1024  # of a Gram matrix worked on at a time
 COLUMNS = 8192  # of a layer
+SAME = 1e-6  # of two rows' squared lengths: a squared distance below is rounding
 TIE = 1e-4  # standard deviations: the same draw at another place of a matrix product differs by its rounding
 TINY = 1e-12
 
@@ -32,36 +35,39 @@ class Comparison:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # an error says it
-def distances(values: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances between all rows of values [N, D], float32 [N, N]; the diagonal is zero.
+def distances(*samples: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distances between all rows of samples [n, D], one after another, float32 [N, N]; of equal rows zero.
 
-    Raises InputError for values that are no numbers or whose squares are none in float32, and where all rows are the same: nothing could
-    differ.
+    Of memory-mapped samples only a part is read at a time. Raises InputError for values that are no numbers or whose squares are none in
+    float32, and where all rows are the same: nothing could differ.
     """
-    if values.ndim != 2 or not len(values):
-        raise InputError(f"twosample: activations must be [N, D] with N of at least 1, found {list(values.shape)}")
-    broken = ~np.concatenate([np.isfinite(values[start : start + ROWS]).all(1) for start in range(0, len(values), ROWS)])
+    count, shapes = sum(map(len, samples)), {one.shape[1:] for one in samples}
+    if len(shapes) != 1 or len(*shapes) != 1 or not count:
+        raise InputError(f"twosample: activations must be [N, D] with N of at least 1, found {[list(one.shape) for one in samples]}")
+    blocks = [one[start : start + ROWS] for one in samples for start in range(0, len(one), ROWS)]
+    broken = ~np.concatenate([np.isfinite(block).all(1) for block in blocks])
     if broken.any():
-        where = f"{int(broken.sum())} of {len(values)} rows, the first of them {int(broken.argmax())}"
+        where = f"{int(broken.sum())} of {count} rows, the first of them {int(broken.argmax())}"
         raise InputError(f"twosample: activations must be finite numbers, and are not in {where}")
-    lengths, squared = np.zeros(len(values), np.float32), np.zeros((len(values), len(values)), np.float32)
-    for start in range(0, values.shape[1], COLUMNS):  # of a memory-mapped layer no more than these are in memory
-        part = values[:, start : start + COLUMNS].astype(np.float32)
+    lengths, squared = np.zeros(count, np.float32), np.zeros((count, count), np.float32)
+    for start in range(0, samples[0].shape[1], COLUMNS):
+        part = np.concatenate([one[:, start : start + COLUMNS].astype(np.float32) for one in samples])
         part -= part.mean(0, dtype=np.float64).astype(np.float32)  # what all share would cost the products their digits
         lengths += np.einsum("nd,nd->n", part, part)
-        for first in range(0, len(values), ROWS):
+        for first in range(0, count, ROWS):
             squared[first : first + ROWS] += part[first : first + ROWS] @ part.T
-    for first in range(0, len(values), ROWS):
+    for first in range(0, count, ROWS):
         rows = slice(first, first + ROWS)
         squared[rows] *= -2
         squared[rows] += lengths[rows, None]
         squared[rows] += lengths
-        np.maximum(squared[rows], 0, out=squared[rows])
+        # Of equal rows a product's rounding is left: among many such it would be the median.
+        squared[rows][squared[rows] < SAME * (lengths[rows, None] + lengths)] = 0
         if not np.isfinite(squared[rows]).all():
             raise InputError("twosample: activations are so large that their distances are no numbers: scale them down")
     np.fill_diagonal(squared, 0)
-    if len(values) > 1 and not squared.any():
-        raise InputError(f"twosample: all {len(values)} rows of the layer are the same: no test can tell samples apart by it")
+    if count > 1 and not squared.any():
+        raise InputError(f"twosample: all {count} rows of the layer are the same: no test can tell samples apart by it")
     return squared
 
 
@@ -114,28 +120,59 @@ def two_sample_test(
 
     Raises InputError as `distances` and `compare`, and where inputs are in both samples: these would look alike for that reason.
     """
-    if first.keys() != second.keys():
-        raise InputError(f"twosample: the samples have different layers: {', '.join(first)} and {', '.join(second)}")
-    sizes = {len(values) for values in first.values()}, {len(values) for values in second.values()}
-    if any(len(size) != 1 for size in sizes):
-        raise InputError("twosample: every layer must have as many rows as the sample has members")
-    (here,), (there,) = sizes
-    again = shared(first, second)
-    if len(again):
-        raise InputError(f"twosample: {len(again)} of {there} inputs are in the first sample too (row {again[0]} is): take them out")
+    here, there = _apart({"first sample": first, "second sample": second})
     drawn = memberships(np.arange(here + there) < here, None, permutations, seed)
-    return compare(((name, distances(np.concatenate([first[name], second[name]]))) for name in first), drawn, kernel=kernel)
+    return compare(((name, _by_layer(name, first[name], second[name])) for name in first), drawn, kernel=kernel)
+
+
+def _by_layer(name: str, *samples: np.ndarray) -> np.ndarray:
+    """The distances; an error names the layer."""
+    try:
+        return distances(*samples)
+    except InputError as error:
+        raise InputError(f"layer {name}: {error}") from None
+
+
+def _apart(samples: Mapping[str, Mapping[str, np.ndarray]]) -> list[int]:
+    """The sizes of samples by name. Raises InputError where they have different layers or ragged ones, or inputs in common."""
+    (name, one), *others = samples.items()
+    sizes: list[int] = []
+    for other_name, other in samples.items():
+        if one.keys() != other.keys():
+            raise InputError(f"twosample: the {name} and the {other_name} have different layers: {', '.join(one)} and {', '.join(other)}")
+        lengths = {len(values) for values in other.values()}
+        if len(lengths) != 1:
+            raise InputError(f"twosample: every layer of the {other_name} must have as many rows as it has members")
+        sizes.extend(lengths)
+    for other_name, other in others:
+        again = shared(one, other)
+        if len(again):
+            raise InputError(
+                f"twosample: {len(again)} of {len(next(iter(other.values())))} inputs of the {other_name} are in the {name} too "
+                f"(row {again[0]} is): take them out"
+            )
+    if len(others) > 1:
+        _apart(dict(others))
+    return sizes
 
 
 def shared(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Rows of the second sample, int64, with the activations of a member of the first in every layer; none where all inputs look alike."""
+    """Rows of the second sample, int64, with the activations of a member of the first in every layer, in half precision as they are kept.
+
+    Where several members of one sample look alike, that another one does too is no sign of its being the same input.
+    """
 
     def rows(sample: Mapping[str, np.ndarray]) -> list[bytes]:
-        return [b"".join(values.tobytes() for values in row) for row in zip(*sample.values(), strict=True)]
+        digests = [hashlib.blake2b(digest_size=16) for _ in next(iter(sample.values()), [])]
+        for values in sample.values():
+            for digest, row in zip(digests, values, strict=True):
+                with np.errstate(over="ignore"):
+                    digest.update(row.astype(np.float16).tobytes())
+        return [digest.digest() for digest in digests]
 
-    known, asked = set(rows(first)), rows(second)
-    alike = len(known | set(asked)) == 1
-    return np.array([row for row, one in enumerate(asked) if one in known and not alike], np.int64)
+    known, asked = rows(first), rows(second)
+    times, again = Counter(known), Counter(asked)
+    return np.array([row for row, one in enumerate(asked) if times[one] == again[one] == 1], np.int64)
 
 
 def grams(squared: np.ndarray, kernel: Kernel) -> Iterator[np.ndarray]:
@@ -236,21 +273,30 @@ def suspicions(queries: Mapping[str, np.ndarray], reference: Mapping[str, np.nda
 
     The witness at x is the mean kernel to the other queries less that to the reference (Gretton et al. 2012, section 2.3). Natural inputs
     that are in neither (`calibration`) are held against the same queries less the one that is scored, so that a natural query ranks among
-    them by lot (Vovk et al. 2005, section 2.2). All three: activations [n, D] by layer.
+    them by lot (Vovk et al. 2005, section 2.2). All three: activations [n, D] by layer. Raises InputError where their layers do not fit,
+    a sample is too small, or an input is in two of them: it would look as natural as itself.
     """
+    _apart({"queries": queries, "reference": reference, "calibration": calibration})
+    return ranked(queries, reference, calibration)
+
+
+def ranked(queries: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], calibration: Mapping[str, np.ndarray]) -> Suspicion:
+    """`suspicions` of samples that are known to be apart, though images may look alike. Raises InputError where one is too small."""
     total = np.zeros(1)
     for name, asked in queries.items():
-        found = np.concatenate(_witness(asked, reference[name], calibration[name]))
+        found = np.concatenate(_witness(name, asked, reference[name], calibration[name]))
         total = total + (found - found.mean(0)) / found.std(0).clip(TINY)
     return Suspicion(total[0], (total >= total[0] - TIE).mean(0))
 
 
-def _witness(queries: np.ndarray, reference: np.ndarray, calibration: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _witness(name: str, queries: np.ndarray, reference: np.ndarray, calibration: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The witness at each query without itself, float64 [1, m], and at each natural input without the same query, float64 [c, m]."""
     count, known = len(queries), len(reference)
-    if min(count, known) < 2:
-        raise InputError(f"twosample: at least 2 queries and 2 of reference are needed, found {count} and {known}")
-    squared = distances(np.concatenate([queries, reference, calibration]))
+    if min(count, known) < 2 or not len(calibration):
+        raise InputError(
+            f"twosample: at least 2 queries, 2 of reference and 1 of calibration are needed, found {count}, {known} and {len(calibration)}"
+        )
+    squared = _by_layer(name, queries, reference, calibration)
     asked, of_reference, natural = slice(0, count), slice(count, count + known), slice(count + known, None)
     near = _summed(squared, median_distance(squared[of_reference, of_reference]))
     np.fill_diagonal(near, 0)

@@ -1,5 +1,6 @@
 """How often the two-sample test tells traffic from natural inputs, and which single inputs it suspects."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,15 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from wellcheck.embeddings.named_layers import Captured, capture_layers, choose_layers
+from wellcheck.embeddings.named_layers import Captured, capture_layers, choose_layers, layer_widths
 from wellcheck.errors import InputError
 from wellcheck.metrics import Interval, proportion_interval, ranking
 from wellcheck.models import Classifier
 from wellcheck.params import TwoSample
 from wellcheck.progress import progress
-from wellcheck.twosample import compare, distances, matched, memberships, suspicions
+from wellcheck.twosample import compare, distances, matched, memberships, ranked
 
 LEAST = 10  # test images
+LEAST_REFERENCE = 2  # natural inputs to compare queries with
+BYTES = 6  # of an activation: as it is captured, and as it is compared
 NORM_SHARE = 0.2  # of the test images, by which activations are whitened; the others are reference and queries by turns
 SHRINKAGE = 0.1  # of a covariance towards a multiple of the identity
 WIDEST = 1024  # of a layer that is whitened: of wider ones each value is scaled by itself
@@ -74,6 +77,7 @@ class Watch:
         if len(images) < LEAST:
             raise InputError(f"twosample: at least {LEAST} natural images are needed, found {len(images)}")
         names = choose_layers(classifier, settings.layers, device)
+        _fits(layer_widths(classifier, names, settings.pooling, device), len(images))
         whole = capture_layers(classifier, images, names, pooling=settings.pooling, device=device, title="layers of natural inputs")
         silent = [name for name in names if (whole.layers[name] == whole.layers[name][0]).all()]
         heard = [name for name in names if name not in silent]
@@ -105,15 +109,18 @@ class Watch:
     def alarms(self, other: Captured, shares: Sequence[float], confidence: float) -> list[dict[str, Any]]:
         """How often the test raises an alarm where a share of the queries, in [0, 1], comes as `other`: natural ones, changed.
 
-        For every share; by layer, and by all together with Wilson's interval.
+        For every share; by layer, and by all together with Wilson's interval; with how many natural inputs the queries were compared on
+        average, and the share of tests in which there were none to compare them with: these raise no alarm.
         """
         found = []
-        for share, p_values in zip(shares, self.p_values(other, shares), strict=True):
+        for share, (p_values, references) in zip(shares, self.p_values(other, shares), strict=True):
             hits, trials = (p_values <= self.settings.level).sum(0).tolist(), len(p_values)
             found.append(
                 {
                     "queries": self.size,
-                    "changed": self._changed(share),
+                    "changed": self.changed(share),
+                    "reference": float(references.mean()),
+                    "not_compared": float((references < LEAST_REFERENCE).mean()),
                     "layers": {name: hit / trials for name, hit in zip(self.layers, hits[:-1], strict=True)},
                     "combined": hits[-1] / trials,
                     "combined_interval": proportion_interval(hits[-1], trials, confidence),
@@ -121,43 +128,48 @@ class Watch:
             )
         return found
 
-    def p_values(self, other: Captured, shares: Sequence[float]) -> Iterator[np.ndarray]:
+    def p_values(self, other: Captured, shares: Sequence[float]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For every share the p-values of all trials, float64 [T, L + 1]: of every layer and, last, of all together.
 
-        Who is query and who may be reference is drawn anew for every trial.
+        Beside them with how many natural inputs the queries were compared, int64 [T]. Who is query and who may be reference is drawn anew
+        for every trial.
         """
         count, both = len(self.rows), self.natural.joined(other)
         space = {name: distances(values) for name, values in both.layers.items()}
         for share in shares:
             found = np.empty((self.settings.trials, len(self.layers) + 1))
+            references = np.empty(len(found), np.int64)
             with progress("tests", len(found), "trials") as advance:
                 for trial in range(len(found)):
                     order = np.random.default_rng([self.settings.seed, trial, *b"queries"]).permutation(count)
                     asked, rest = order[: self.size].copy(), order[self.size :]
-                    asked[: self._changed(share)] += count
-                    found[trial] = self._test(space, both.labels, asked, rest, trial)
+                    asked[: self.changed(share)] += count
+                    found[trial], references[trial] = self._test(space, both.labels, asked, rest, trial)
                     advance(1)
-            yield found
+            yield found, references
 
-    def _changed(self, share: float) -> int:
+    def changed(self, share: float) -> int:
         """How many of the queries that is: at least one, unless none is."""
         return max(1, round(share * self.size)) if share else 0
 
-    def _test(self, space: Mapping[str, np.ndarray], labels: np.ndarray, asked: np.ndarray, rest: np.ndarray, trial: int) -> list[float]:
-        """By layer and, last, of all together. The reference has the mix of classes that the model sees in the queries (rows int64 [n]).
+    def _test(
+        self, space: Mapping[str, np.ndarray], labels: np.ndarray, asked: np.ndarray, rest: np.ndarray, trial: int
+    ) -> tuple[list[float], int]:
+        """By layer and, last, of all together; and the size of the reference.
 
-        Who is in which sample is drawn within classes: there natural queries and the reference are exchangeable. Where next to no natural
-        input is answered as the queries are, there is nothing to compare them with: no alarm.
+        It has the mix of classes that the model sees in the queries (rows int64 [n]), where there are as many natural inputs of each. Who
+        is in which sample is drawn within classes: there natural queries and the reference are exchangeable. Where next to no natural input
+        is answered as the queries are, there is nothing to compare them with: no alarm.
         """
         seed = [self.settings.seed, trial]
         beside = rest[matched(labels[rest], labels[asked], np.random.default_rng([*seed, *b"reference"]))]
-        if len(beside) < 2:
-            return [1.0] * (len(self.layers) + 1)
+        if len(beside) < LEAST_REFERENCE:
+            return [1.0] * (len(self.layers) + 1), len(beside)
         both = np.concatenate([asked, beside])
         drawn = memberships(np.arange(len(both)) < len(asked), labels[both], self.settings.permutations, [*seed, *b"draws"])
         near = np.ix_(both, both)
         one = compare(((name, squared[near]) for name, squared in space.items()), drawn, kernel=self.settings.kernel)
-        return [*one.p_value.values(), one.combined]
+        return [*one.p_value.values(), one.combined], len(beside)
 
     def score(self, other: Captured) -> "Scored":
         """Score every query once, in batches, half of each as it is and half as in `other`, at random.
@@ -165,17 +177,31 @@ class Watch:
         Of the natural inputs that are not in the batch half are the reference, and among the others each query ranks.
         """
         rng = np.random.default_rng([self.settings.seed, *b"score"])
-        parts = []
+        parts, least = [], 0.0
         for rows in np.array_split(rng.permutation(len(self.rows)), max(1, len(self.rows) // self.size)):
             rest = rng.permutation(np.setdiff1d(np.arange(len(self.rows)), rows))
             reference, calibration = np.array_split(rest, 2)
             changed = np.arange(len(rows)) < len(rows) // 2
             known = self.natural.layers
             mixed = {name: np.where(changed[:, None], other.layers[name][rows], known[name][rows]) for name in self.layers}
-            beside, ranked = ({name: known[name][part] for name in self.layers} for part in (reference, calibration))
-            found = suspicions(mixed, beside, ranked)
+            beside, calibrating = ({name: known[name][part] for name in self.layers} for part in (reference, calibration))
+            found = ranked(mixed, beside, calibrating)
             parts.append((rows, changed, found.witness, found.p_value))
-        return Scored(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+            least = max(least, 1 / (1 + len(calibration)))
+        rows, changed, witness, p_value = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Scored(rows, changed, witness, p_value, least)
+
+
+def _fits(widths: Mapping[str, int], images: int) -> None:
+    """Raises InputError where watching layers of these widths by so many images takes more memory than the machine has."""
+    inputs = 2 * round((1 - NORM_SHARE) * images)  # natural ones, and as many to compare with them
+    needed = sum(BYTES * width * inputs + 4 * inputs**2 for width in widths.values())
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise InputError(
+            f"twosample: {len(widths)} layers of {images:,} images need {needed / 2**30:.1f} GiB of memory, and this machine has "
+            f"{there / 2**30:.1f}: lower twosample.images, or name fewer of twosample.layers"
+        )
 
 
 def _normed(norms: Mapping[str, Norm], name: str, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -191,15 +217,17 @@ class Scored:
     changed: np.ndarray  # bool [n]
     witness: np.ndarray  # float64 [n]
     p_value: np.ndarray  # float64 [n]
+    least: float  # below which no p-value can be: one more than the natural inputs that a query ranks among is few
 
     def figures(self, level: float, confidence: float) -> dict[str, float | Interval | None]:
-        """AUROC, how many changed ones are flagged at the level, and how many natural ones."""
+        """AUROC, how many changed ones are flagged at the level, and how many natural ones: None where there are too few to flag any."""
+        found: dict[str, float | Interval | None] = {"auroc": ranking(self.witness, self.changed)["auroc"], "samples": len(self.rows)}
+        if self.least > level:
+            return found | {"flagged": None, "false_flag_rate": None, "false_flag_interval": None}
         flagged = self.p_value <= level
         wrong, natural = int((flagged & ~self.changed).sum()), int((~self.changed).sum())
-        return {
-            "auroc": ranking(self.witness, self.changed)["auroc"],
+        return found | {
             "flagged": float(flagged[self.changed].mean()),
             "false_flag_rate": wrong / natural,
             "false_flag_interval": proportion_interval(wrong, natural, confidence),
-            "samples": len(self.rows),
         }

@@ -77,9 +77,11 @@ def capture_layers(
     `pooled` is the mean of every channel over the image, or of a transformer's tokens; `flattened` keeps all values. With `target` they go
     into an embeddings file, memory-mapped, whatever their size. Values beyond the half range are clipped to it.
     """
-    shapes = _shapes(classifier, device)
-    widths = {name: (len(images), _width(shapes[name], pooling)) for name in layers}
-    with _arrays(widths, target) as arrays, progress(title, len(images), "images") as advance:
+    widths = layer_widths(classifier, layers, pooling, device)
+    with (
+        _arrays({name: (len(images), width) for name, width in widths.items()}, target) as arrays,
+        progress(title, len(images), "images") as advance,
+    ):
         answers = np.empty(len(images), np.int64)
         size = together(images, BATCH)
         for start in range(0, len(images), size):
@@ -88,9 +90,19 @@ def capture_layers(
             answers[rows] = logits.argmax(1).cpu().numpy()
             for name in layers:
                 flat = _flat(values[name], pooling)
+                broken = flat.isnan().any(1)
+                if broken.any():
+                    first = start + int(broken.int().argmax())
+                    raise InputError(f"layer {name}: what it makes of {int(broken.sum())} images is no number, the first is image {first}")
                 arrays[name][rows] = flat.clamp(-HALF_RANGE, HALF_RANGE).half().cpu().numpy()
             advance(len(images[rows]))
     return Captured(arrays, answers)
+
+
+def layer_widths(classifier: Classifier, layers: Sequence[str], pooling: Pooling, device: torch.device) -> dict[str, int]:
+    """How many values of one image each of the layers (of `choose_layers`) keeps."""
+    shapes = _shapes(classifier, device)
+    return {name: _width(shapes[name], pooling) for name in layers}
 
 
 @contextmanager
