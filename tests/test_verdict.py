@@ -274,7 +274,7 @@ def test_an_odd_image_does_not_carry_what_it_only_happens_to_resemble() -> None:
     noise = np.where(np.arange(400) < 340, 12.0, 60.0)
     samples, reference = carrying(noise)
     rows = np.arange(400)
-    found = carried(samples, rows, rows[:40], reference, rows >= 40)
+    found = carried(samples, rows, rows[:40], reference, rows >= 40).amount
     assert found[:40].min() > found[40:].max()
     assert found[340:].std() < 2 * found[40:340].std()
 
@@ -285,7 +285,7 @@ def test_no_member_carries_its_own_noise() -> None:
     for seed in range(9):
         members = np.random.default_rng(seed).permutation(rows)[:40]
         inside = np.isin(rows, members)
-        found = carried(samples, rows, members, reference, ~np.isin(np.arange(400), members))
+        found = carried(samples, rows, members, reference, ~np.isin(np.arange(400), members)).amount
         ahead.append((found[inside].mean() - found[~inside].mean()) / (found[inside].std() / 40**0.5))
     assert np.mean(ahead) < 3  # 1.7; 6.5 if every member were measured by a pattern that it is part of
 
@@ -302,7 +302,7 @@ def test_a_small_or_a_coloured_stamp_is_seen_on_images_that_vary_much(coloured: 
         images[:40, :, 5:8, 5:8] += 15 * (2 * (np.indices((3, 3)).sum(0) % 2) - 1)
     samples = Samples(np.arange(400), images.clip(0, 255).astype(np.uint8), np.zeros(400, int), Description(("a",), ""))
     rows = np.arange(400)
-    found = carried(samples, rows, rows[:40], witness_of(samples.images), rows >= 40)
+    found = carried(samples, rows, rows[:40], witness_of(samples.images), rows >= 40).amount
     assert np.quantile(found[:40], 0.1) > np.quantile(found[40:], 0.95)  # pixel by pixel neither is
 
 
@@ -311,7 +311,7 @@ def test_images_of_one_row_or_column_have_no_bends(shape: tuple[int, int, int]) 
     images = np.random.default_rng(0).integers(0, 256, (200, *shape)).astype(np.uint8)
     samples, rows = Samples(np.arange(200), images, np.zeros(200, int), Description(("a",), "")), np.arange(200)
     assert not common(samples, rows[:40], witness_of(images), rows >= 40).displacement.any()
-    assert np.isfinite(carried(samples, rows, rows[:40], witness_of(images), rows >= 40)).all()
+    assert np.isfinite(carried(samples, rows, rows[:40], witness_of(images), rows >= 40).amount).all()
 
 
 GRATING = np.broadcast_to(25 * np.sin(np.arange(16, dtype=np.float32)), (1, 16, 16))
@@ -490,11 +490,40 @@ def test_how_a_group_is_bent_is_recovered_and_turns_other_images() -> None:
     assert try_on_others(pattern, 0, plain, fooled, careless, harder=False).way == "added"
 
 
-def test_who_is_bent_is_told_from_who_is_not() -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_who_is_bent_is_told_from_who_is_not(known: bool) -> None:
     samples, reference = bending()
     rows = np.arange(300)
-    found = carried(samples, rows, rows[:60], reference, rows >= 60)
-    assert found[:60].min() > found[60:].max()
+    found = carried(samples, rows, rows[:60], reference, rows >= 60, bent_in=known)
+    assert found.amount[:60].min() > found.amount[60:].max()
+    assert 0 < (found.amount[60:] > found.rare).mean() < 0.03 and found.amount[:60].min() > found.rare
+
+
+def test_suspects_of_an_odd_kind_are_no_poison_where_a_displacement_convicts() -> None:
+    samples, reference = bending()
+    rows = np.arange(300)
+    brighter = (rows >= 100) & (rows < 160)  # of another kind, and suspected like the bent ones
+    samples.images[brighter] = np.minimum(samples.images[brighter], 215) + 40
+    reference.margins[(rows < 60) | brighter] = -1
+    judge = Judge(samples, {}, reference, (rows >= 60) & ~brighter)
+    suspects = (rows < 60) | brighter
+    np.testing.assert_array_equal(judge.posterior(rows, suspects, rows < 30, bent=True) > 0.5, rows < 60)
+    assert (judge.posterior(rows, suspects, rows < 30)[brighter] > 0.5).mean() > 0.5
+
+
+def test_a_label_is_convicted_by_a_displacement_if_nothing_else_turns_more() -> None:
+    def bent_labels(*groups: Finding) -> set[int]:
+        return Examination(list(groups), cast(Witness, None), cast(Witness, None), np.zeros(10, bool)).bent
+
+    def by(way: str, turned: float, **facts: Any) -> Finding:
+        told = finding(0, turned=turned, foreign=0.6, p_turned=0.0, **facts)
+        return replace(told, transfer=replace(told.transfer, way=way))
+
+    assert bent_labels(by("bent", 0.9), by("added", 0.8)) == {0}
+    assert bent_labels(by("bent", 0.8), by("added", 0.9)) == set()
+    assert bent_labels(by("bent", 0.6), by("added", 0.8)) == set()
+    assert bent_labels(by("bent", 0.6)) == set()  # it convicts nobody
+    assert bent_labels(by("bent", 0.9, stamped=0.8)) == set()
 
 
 @pytest.mark.parametrize(("still", "guilty"), [(0.9, True), (0.6, False), (0.1, False)])  # 18 of 30 may be half by chance

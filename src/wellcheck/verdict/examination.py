@@ -52,6 +52,16 @@ class Examination:
         """The findings that convict their label."""
         return [one for one in self.findings if is_guilty(one, len(self.findings))]
 
+    @property
+    def bent(self) -> set[int]:
+        """The labels that a displacement convicts, more than anything that is added or pasted."""
+        by_way: dict[int, tuple[float, bool]] = {}
+        for one in self.findings:
+            if by_pattern(one).holds(len(self.findings)):
+                told = (one.counted, one.transfer.way == "bent" and not one.transfer.stamped)
+                by_way[one.accused.label] = max(told, by_way.get(one.accused.label, told))
+        return {label for label, (_, bent) in by_way.items() if bent}
+
     def convicted_samples(self) -> dict[int, np.ndarray]:
         """The samples of guilty groups with foreign content, int64 [n] by label.
 

@@ -11,7 +11,7 @@ from wellcheck.detectors.mixture import SHRINKAGE, peel
 from wellcheck.metrics import spread
 from wellcheck.samples import Samples
 from wellcheck.verdict.examination import Examination
-from wellcheck.verdict.transfer import FOLDS, carried
+from wellcheck.verdict.transfer import FOLDS, Carried, carried
 from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses
 
 ROUNDS = (Turn.REFINED, Turn.REFINED_AGAIN)  # references of `refine`, at most
@@ -61,7 +61,8 @@ def refine(
         posteriors = {}
         for label, rows in of_label.items():
             convicted = np.isin(rows, suspects[label])
-            posteriors[label] = judge.posterior(rows, surely[rows] if surely[rows].any() else convicted, convicted)
+            start = surely[rows] if surely[rows].any() else convicted
+            posteriors[label] = judge.posterior(rows, start, convicted, bent=label in examination.bent)
         excluded, doubtful = np.zeros(len(train), bool), 0
         for label, rows in of_label.items():
             excluded[rows] = perhaps[rows] | (posteriors[label] > DOUBT)
@@ -98,11 +99,16 @@ class Judge:
     reference: Witness
     ordinary: np.ndarray  # bool [N], what nobody suspects
 
-    def posterior(self, rows: np.ndarray, suspects: np.ndarray, convicted: np.ndarray) -> np.ndarray:
+    def posterior(self, rows: np.ndarray, suspects: np.ndarray, convicted: np.ndarray, *, bent: bool = False) -> np.ndarray:
         """Of all samples of a label, float64 [n]: the layers, the reference's margin, and what the suspects carry, together.
 
-        suspects: bool [n], some of which are poison; convicted: bool [n], the groups that convict the label.
+        suspects: bool [n], some of which are poison; convicted: bool [n], the groups that convict the label; bent: whether a displacement
+        does. That moves a few pixels of everything, and is lost among suspects of an odd kind: so those are suspects who are bent like the
+        convicted as hardly any ordinary image is.
         """
+        if bent:
+            like_the_convicted = self._carried(rows, convicted, bent=True)
+            suspects = suspects & (like_the_convicted.amount > like_the_convicted.rare)
         members: np.ndarray = suspects.astype(np.float64)
         if not members.any() or members.all():
             return members
@@ -110,11 +116,18 @@ class Judge:
         for turn in range(PASSES):
             found = members > 0.5
             scores = [separate(layer[rows], found) for layer in self.whitened.values()]
-            pattern, stamp = self._stamp(rows, found, convicted if turn == 0 else None)
+            if bent:
+                pattern, stamp = (like_the_convicted if turn == 0 else self._carried(rows, found, bent=True)).amount, NO_STAMP
+            else:
+                pattern, stamp = self._stamp(rows, found, convicted if turn == 0 else None)
             start = members * (pattern > stamp.likely)
             fitted = two_populations(np.column_stack([*scores, pattern, -margin / max(margin.std(), TINY)]), start)
             members = fitted * (pattern > stamp.least)
         return members
+
+    def _carried(self, rows: np.ndarray, members: np.ndarray, *, bent: bool = False) -> Carried:
+        """What those of the rows that are members (bool [n]) have in common, by how much of it each of the rows carries."""
+        return carried(self.train, rows, rows[members], self.reference, self.ordinary, bent_in=bent)
 
     def _stamp(self, rows: np.ndarray, members: np.ndarray, convicted: np.ndarray | None) -> tuple[np.ndarray, Stamp]:
         """What the members carry, float64 [n], and whether it is a stamp.
@@ -122,13 +135,13 @@ class Judge:
         Where most members may be none, `convicted` is given: then the pattern is taken again of those who carry most, and, if no stamp was
         seen, of the convicted.
         """
-        pattern = carried(self.train, rows, rows[members], self.reference, self.ordinary)
+        pattern = self._carried(rows, members).amount
         stamp = stamp_of(pattern, members)
         if convicted is not None:
             most = members & (pattern > _between(pattern[members]))
             others = (most, convicted) if stamp == NO_STAMP else (most,)
             for some in [one for one in others if not np.array_equal(one, members)]:
-                again = carried(self.train, rows, rows[some], self.reference, self.ordinary)
+                again = self._carried(rows, some).amount
                 clearer = stamp_of(again, members)
                 if clearer != NO_STAMP:
                     return again, clearer

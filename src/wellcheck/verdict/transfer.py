@@ -7,6 +7,7 @@ images of other classes it is a test with a control: a model that never saw the 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -148,35 +149,46 @@ def _displacement(group: np.ndarray, alike: np.ndarray, content: np.ndarray) -> 
     return np.zeros_like(displacement) if far else displacement
 
 
-def carried(train: Samples, rows: np.ndarray, members: np.ndarray, reference: Witness, ordinary: np.ndarray) -> np.ndarray:
-    """How much of what the members have in common each of the rows carries, float64 [n] of variance 1; zeros where there is nothing.
+class Carried(NamedTuple):
+    """How much of a pattern each of some images carries."""
+
+    amount: np.ndarray  # float64 [n] of variance 1; zeros where there is no pattern
+    rare: float  # what one in a hundred ordinary images lies above
+
+
+def carried(
+    train: Samples, rows: np.ndarray, members: np.ndarray, reference: Witness, ordinary: np.ndarray, *, bent_in: bool = False
+) -> Carried:
+    """How much of what the members have in common each of the rows carries.
 
     A matched filter on what sets an image apart from ordinary ones of the same content, in units of how much that is: an odd image differs
     from all others, and so by chance from the pattern (the normalised matched filter, Scharf & Friedlander 1994). The noise is how much
     ordinary images vary: pixel by pixel, or wave by wave of the cosine transform (Ahmed, Natarajan & Rao 1974). Waves hardly correlate,
     unlike neighbouring pixels and the channels of a pixel, so what is sharp or coloured stands out on natural images; where a corner is
     always black, pixels know it. The pattern is what is added, or how images are bent. Of these four filters that counts by which the
-    members lie farthest from ordinary images. Every member is measured by the others' pattern: by its own it would carry its own noise.
+    members lie farthest from ordinary images; of two, if they are known to be bent. Every member is measured by the others' pattern: by its
+    own it would carry its own noise.
     rows, members: int64; the members are among the rows.
     """
     inside = np.isin(rows, members)
-    if inside.sum() < 2 * FOLDS or inside.all():
-        return np.zeros(len(rows))
-    compared = _with_controls(train, rows, reference, ordinary)
+    compared = None if inside.sum() < 2 * FOLDS or inside.all() else _with_controls(train, rows, reference, ordinary)
     if compared is None:
-        return np.zeros(len(rows))
+        return Carried(np.zeros(len(rows)), 0.0)
     everyone, images, alike = compared
     apart, usual = images - alike, slice(len(rows), None)
     fold = np.full(len(everyone), FOLDS)
     fold[: len(rows)][inside] = np.arange(1, inside.sum() + 1) % FOLDS
-    seen = (apart, _additions(apart, fold), _bendings(images, alike, fold, reference.labels[everyone]))
+    additions = [] if bent_in else [_additions(apart, fold)]
+    seen = (apart, *additions, _bendings(images, alike, fold, reference.labels[everyone]))
     scores = [
         _matched_filter(residual, pattern, residual[usual].var(0) + FLAT)
         for residual, *patterns in (seen, map(_waves, seen))
         for pattern in patterns
     ]
-    score = max(scores, key=lambda one: _deflection(one[: len(rows)][inside], one[usual]))[: len(rows)]
-    return np.asarray((score - score.mean()) / max(float(score.std()), TINY))
+    score = max(scores, key=lambda one: _deflection(one[: len(rows)][inside], one[usual]))
+    mine = score[: len(rows)]
+    score = (score - mine.mean()) / max(float(mine.std()), TINY)
+    return Carried(score[: len(rows)], float(np.quantile(score[usual], RARE)))
 
 
 def _deflection(members: np.ndarray, usual: np.ndarray) -> float:
