@@ -11,9 +11,10 @@ from made_up import PROVENANCE, Case, make_files, settings
 
 from wellcheck.artifacts import read_columns, read_json, write_json
 from wellcheck.report import rounding
+from wellcheck.report.charts import SERIES_STYLES
 from wellcheck.report.evasion import evasion
 from wellcheck.report.evidence import Evidence, gather
-from wellcheck.report.page import render
+from wellcheck.report.page import TEMPLATES, render
 
 
 def percent(share: float) -> str:
@@ -108,3 +109,11 @@ def test_a_class_that_nobody_attacked_has_not_enough_data(tmp_path: Path) -> Non
     shown, text = told(gather(files))
     assert text.count("not enough data") == 1
     assert f"the share of {shown['disparity']['asked']:,} of them whose answer" in text
+
+
+def test_every_curve_has_a_colour_of_its_own() -> None:
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    told = [
+        re.findall(rf"\.{kind}\.series{place}\b[^}}]*?var\((--\w+)\)", style) for kind in ("line", "dot") for place in range(SERIES_STYLES)
+    ]
+    assert all(len(one) == 1 for one in told) and len({one[0] for one in told[:SERIES_STYLES]}) == SERIES_STYLES

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 8, 38
 MOST_POINTS = 300
-SERIES_STYLES = 4  # colours in the style sheet: series0 to series3
+SERIES_STYLES = 6  # colours in the style sheet: series0 to series5
 
 
 @dataclass(frozen=True)
