@@ -522,7 +522,8 @@ def test_a_label_is_convicted_by_a_displacement_if_nothing_else_turns_more() -> 
     assert bent_labels(by("bent", 0.9), by("added", 0.8)) == {0}
     assert bent_labels(by("bent", 0.8), by("added", 0.9)) == set()
     assert bent_labels(by("bent", 0.6), by("added", 0.8)) == set()
-    assert bent_labels(by("bent", 0.6)) == set()  # it convicts nobody
+    assert bent_labels(by("bent", 0.6)) == bent_labels(by("bent", 0.75)) == set()  # it convicts nobody
+    assert bent_labels(by("bent", 0.75), by("added", 0.72)) == set()
     assert bent_labels(by("bent", 0.9, stamped=0.8)) == set()
 
 

@@ -13,6 +13,7 @@ GENERALISES = 0.25  # share of these that must be answered as labelled by a mode
 CONVICTS = 0.5  # evidence, on a scale from 0 to 1
 ASKED = 5  # foreign samples held out, at least
 TURNED = 0.7  # share of other images that a group's pattern must turn
+TURNED_IF_BENT = 0.8  # where it bends them: kinds of a class differ in shape too
 KNOWN = 0.25  # share of a group that must be foreign for its pattern to count, but for a stamp: else it may be an unknown kind of its label
 OWN = 0.7  # share of a group that the reference reads as labelled: from here on its content is the label's own
 MARKED = 0.5  # share of its foreign samples that must carry what convicts another label
@@ -109,7 +110,8 @@ def by_content(finding: Finding) -> Charge:
 
 def by_pattern(finding: Finding) -> Charge:
     """A pattern that turns other images and leaves them legible, on a group whose own content is understood; or a stamp that does."""
-    own, other = min(finding.counted / OWN_TURNED, finding.apart / APART), finding.counted / TURNED
+    bent = finding.transfer.way == "bent" and not finding.transfer.stamped
+    own, other = min(finding.counted / OWN_TURNED, finding.apart / APART), finding.counted / (TURNED_IF_BENT if bent else TURNED)
     return Charge(CONVICTS * (own if finding.surely_own else other), finding.p_turned)
 
 
