@@ -34,10 +34,13 @@ def pgd(batch: Batch, epsilon: float, norm: Norm) -> torch.Tensor:
             break
         part = batch.take(left)
         first = turn == 0  # its first gradient is the one at the clean images
-        start = norm.within(part.clean, epsilon, batch.generator)
         if first:
-            steepest = epsilon * norm.steepest(part.slope.gradient)
-            start = torch.where(steepest.flatten(1).any(1)[:, None, None, None], steepest, start)
+            start = epsilon * norm.steepest(part.slope.gradient)
+            flat = ~start.flatten(1).any(1)
+            if flat.any():
+                start[flat] = norm.within(part.clean[flat], epsilon, batch.generator)
+        else:
+            start = norm.within(part.clean, epsilon, batch.generator)
         way = Way(batch.victim, part.clean, part.task, norm, epsilon, step=REACH * epsilon / steps)
         climb(way, part.moved(start), steps - first, best, left)
     return best.images
