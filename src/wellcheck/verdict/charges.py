@@ -78,6 +78,11 @@ class Finding:
         return self.transfer.turned if known and self.transfer.legible >= legible else self.transfer.stamped
 
     @property
+    def bent(self) -> bool:
+        """Whether what counts is a displacement."""
+        return self.transfer.way == "bent" and self.counted > self.transfer.stamped
+
+    @property
     def own_content(self) -> bool:
         """Whether it mostly shows what its label says."""
         return self.own >= 0.5
@@ -110,8 +115,8 @@ def by_content(finding: Finding) -> Charge:
 
 def by_pattern(finding: Finding) -> Charge:
     """A pattern that turns other images and leaves them legible, on a group whose own content is understood; or a stamp that does."""
-    bent = finding.transfer.way == "bent" and not finding.transfer.stamped
-    own, other = min(finding.counted / OWN_TURNED, finding.apart / APART), finding.counted / (TURNED_IF_BENT if bent else TURNED)
+    own = min(finding.counted / OWN_TURNED, finding.apart / APART)
+    other = max(finding.transfer.stamped / TURNED, finding.counted / (TURNED_IF_BENT if finding.bent else TURNED))
     return Charge(CONVICTS * (own if finding.surely_own else other), finding.p_turned)
 
 

@@ -58,7 +58,7 @@ class Examination:
         by_way: dict[int, tuple[float, bool]] = {}
         for one in self.findings:
             if by_pattern(one).holds(len(self.findings)):
-                told = (one.counted, one.transfer.way == "bent" and not one.transfer.stamped)
+                told = (one.counted, one.bent)
                 by_way[one.accused.label] = max(told, by_way.get(one.accused.label, told))
         return {label for label, (_, bent) in by_way.items() if bent}
 
