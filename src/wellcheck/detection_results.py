@@ -39,8 +39,8 @@ def _head(wanted: list[str], results: list[Result], working: list[Result]) -> st
             "",
             "`python benchmarks/detection.py`: 20,000 training images, no clean data, no rate, no target. A backdoor works from an attack "
             "success of 50 % on; nobody is asked about one that does not. Seed 0, and of source-specific poison on MNIST seed 1 at "
-            "10 % and seed 2 at 5 %, of adaptive poison on 1 % of MNIST and of clean Fashion-MNIST seed 1, were looked at while the method was "
-            "made, the others were not. "
+            "10 % and seed 2 at 5 %, of adaptive poison on 1 % of MNIST and of clean Fashion-MNIST seed 1, were looked at while the "
+            "method was made, the others were not. "
             f"{len(results)} of {len(wanted)} cells were run, in {len(working)} of them a backdoor works. "
             f"{', '.join(devices)}; commits {', '.join(f'`{one}` ({count} cells)' for one, count in sorted(commits.items()))}.",
             "",
