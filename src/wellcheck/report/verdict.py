@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from wellcheck.report.charts import SERIES_STYLES, Bars, Line, histogram, line_chart
+from wellcheck.report.charts import Bars, Line, histogram, line_chart
 from wellcheck.report.evidence import Evidence, Pattern, flagged
 from wellcheck.report.pictures import THUMBNAIL_SIDE, data_uri, shrink, signed, with_opacity
 from wellcheck.report.wording import not_examined
 
 MOST_LABELS = 20  # with their evidence
+BEST = 4  # detectors whose curves have a colour
 MOST_FLAGGED = 200  # thumbnails
 MOST_TRIGGERS = 12  # labels whose pattern is shown
 TRIGGER_SIDE = 96  # pixels
@@ -122,7 +123,7 @@ def _lines(evidence: Evidence, rows: list[dict[str, str]], columns: tuple[str, s
 def _styles(evidence: Evidence) -> dict[str, str]:
     """The verdict, and the detectors of the largest average precision, with their styles."""
     figures = evidence.detection["detectors"]
-    best = sorted(figures, key=lambda name: -(figures[name]["average_precision"] or 0))[:SERIES_STYLES]
+    best = sorted(figures, key=lambda name: -(figures[name]["average_precision"] or 0))[:BEST]
     return {VERDICT: VERDICT} | {name: f"series{index}" for index, name in enumerate(best)}
 
 
