@@ -509,6 +509,8 @@ def test_suspects_of_an_odd_kind_are_no_poison_where_a_displacement_convicts() -
     suspects = (rows < 60) | brighter
     np.testing.assert_array_equal(judge.posterior(rows, suspects, rows < 30, bent=True) > 0.5, rows < 60)
     assert (judge.posterior(rows, suspects, rows < 30)[brighter] > 0.5).mean() > 0.5
+    few = judge.posterior(rows, suspects, rows < 5, bent=True)  # too few to tell how they are bent
+    assert (few[:60] > 0.5).mean() > 0.9
 
 
 def test_a_label_is_convicted_by_a_displacement_if_nothing_else_turns_more() -> None:

@@ -108,7 +108,8 @@ class Judge:
         """
         if bent:
             like_the_convicted = self._carried(rows, convicted, bent=True)
-            suspects = suspects & (like_the_convicted.amount > like_the_convicted.rare)
+            alike = suspects & (like_the_convicted.amount > like_the_convicted.rare)
+            suspects = alike if alike.any() else suspects  # of a handful convicted nothing can be sought
         members: np.ndarray = suspects.astype(np.float64)
         if not members.any() or members.all():
             return members
