@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from wellcheck import disparity, metrics, params, samples, stage
-from wellcheck.artifacts import read_columns, write_json
+from wellcheck.artifacts import Columns, read_columns, write_json
 from wellcheck.models import pick_device, storage
 from wellcheck.predictions import predict
 from wellcheck.stage import Output
+
+Attacked = tuple[list[disparity.ClassRate], disparity.Correlation]
 
 
 def main(test: Path, model: Path, outcomes: Path, *, figures: Output) -> str:
@@ -21,30 +23,37 @@ def main(test: Path, model: Path, outcomes: Path, *, figures: Output) -> str:
     predicted = predict(storage.load(model), known.images, device=device, title="who is missed").labels
     missed = disparity.rates(predicted != known.labels, known.labels, len(names), confidence)
     mine = (table["variant"] == "trained") & (table["attack"] == settings.attack) & (table["epsilon"] == settings.epsilon)
-    goals = {str(goal): mine & (table["goal"] == goal) for goal in dict.fromkeys(table["goal"][mine])}
-    success, labels, right = table["success"], table["label"], table["label_before"] == table["label"]
-    attacked = {goal: disparity.rates(success[rows], labels[rows], len(names), confidence) for goal, rows in goals.items()}
+    attempts = {name: values[mine] for name, values in table.items()}
     # What is missed lies near to another class and is turned easily: among all images a part of the relation is built in.
-    among_right = {
-        goal: disparity.rates(success[rows & right], labels[rows & right], len(names), confidence) for goal, rows in goals.items()
-    }
+    right = attempts["label_before"] == attempts["label"]
+    everywhere, among_right = (_attacked(attempts, rows, missed, confidence) for rows in (np.ones_like(right), right))
     pairs = disparity.confused_pairs(metrics.confusion_matrix(known.labels, predicted, len(names)), settings.pairs)
-    relation, relation_of_right = (
-        {goal: disparity.correlation(missed, rates) for goal, rates in each.items()} for each in (attacked, among_right)
-    )
     found: dict[str, Any] = {
         "missed": _told(missed),
-        "attacked": {goal: _told(rates) for goal, rates in attacked.items()},
-        "correlation": {goal: asdict(one) for goal, one in relation.items()},
-        "answered_right": {
-            "attacked": {goal: _told(rates) for goal, rates in among_right.items()},
-            "correlation": {goal: asdict(one) for goal, one in relation_of_right.items()},
-        },
+        **_figures(everywhere),
+        "answered_right": _figures(among_right),
         "confused_pairs": [asdict(one) for one in pairs],
     }
     write_json(figures, found)
-    worst = (_worst(missed, names), _worst(attacked["untargeted"], names))
-    return f"{worst[0]} missed most, {worst[1]} attacked most; rank correlation {_rho(relation['untargeted'])}"
+    turned, relation = everywhere["untargeted"]
+    return f"{_worst(missed, names)} missed most, {_worst(turned, names)} attacked most; rank correlation {_rho(relation)}"
+
+
+def _attacked(attempts: Columns, rows: np.ndarray, missed: list[disparity.ClassRate], confidence: float) -> dict[str, Attacked]:
+    """Per goal how often each class's answer changes, of the attempts in rows (bool), and whether it goes with who is missed."""
+    found = {}
+    for goal in dict.fromkeys(attempts["goal"]):
+        mine = rows & (attempts["goal"] == goal)
+        rates = disparity.rates(attempts["success"][mine], attempts["label"][mine], len(missed), confidence)
+        found[str(goal)] = rates, disparity.correlation(missed, rates)
+    return found
+
+
+def _figures(attacked: dict[str, Attacked]) -> dict[str, Any]:
+    return {
+        "attacked": {goal: _told(rates) for goal, (rates, _) in attacked.items()},
+        "correlation": {goal: asdict(relation) for goal, (_, relation) in attacked.items()},
+    }
 
 
 def _told(rates: list[disparity.ClassRate]) -> dict[str, Any]:

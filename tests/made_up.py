@@ -1,6 +1,8 @@
 """A run that never was: the artifacts of the pipeline with random images, for a report to be made of them."""
 
+import re
 from dataclasses import asdict, dataclass
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -358,3 +360,14 @@ def settings(**report: Any) -> Params:
 def page_of(folder: Path, case: Case, **report: Any) -> str:
     """The report of a made-up run."""
     return render(gather(make_files(folder, case)), settings(**report), PROVENANCE, None)
+
+
+def text_of(page: str) -> str:
+    """What a reader reads; the cells of a table stand apart."""
+    apart = re.sub(r"(?=</t[dh]>)", " ", page)
+    return " ".join(unescape(re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]+>", "", apart, flags=re.DOTALL)).split())
+
+
+def section(page: str, name: str) -> str:
+    """One section of the page."""
+    return page[page.index(f'<section id="{name}"') :].split("</section>")[0]

@@ -158,6 +158,12 @@ def test_a_point_in_the_ball_is_uniform(norm: Norm) -> None:
     assert torch.allclose(norm.size(norm.around(like, 0.5, generator)), torch.tensor(0.5))
 
 
+@pytest.mark.parametrize("norm", [LINF, L2])
+def test_of_no_images_no_point_is_drawn(norm: Norm) -> None:
+    nothing = torch.zeros(0, 3, 4, 4)
+    assert norm.within(nothing, 0.5, torch.Generator()).shape == norm.around(nothing, 0.5, torch.Generator()).shape == nothing.shape
+
+
 def test_the_best_point_is_kept() -> None:
     first = batch([[0.9, 0.1], [0.9, 0.1]], (1.0, 0.0), (0.0, 1.0))
     best, rows = Best.of(first), torch.arange(2)

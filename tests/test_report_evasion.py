@@ -1,13 +1,12 @@
 """The report's section on attacks on the inputs: its figures against the files, the pictures, and what it says without enough data."""
 
 import re
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from made_up import PROVENANCE, Case, make_files, settings
+from made_up import PROVENANCE, Case, make_files, section, settings, text_of
 
 from wellcheck.artifacts import read_columns, read_json, write_json
 from wellcheck.report import rounding
@@ -25,9 +24,7 @@ def percent(share: float) -> str:
 def told(evidence: Evidence) -> tuple[dict[str, Any], str]:
     """What the section is made of, and what a reader reads of it."""
     page = render(evidence, settings(), PROVENANCE, None)
-    section = page[page.index('<section id="evasion"') :].split("</section>")[0]
-    text = " ".join(unescape(re.sub(r"<[^>]+>", " ", section)).split())
-    return evasion(evidence, settings(), most=10), text
+    return evasion(evidence, settings(), most=10), text_of(section(page, "evasion"))
 
 
 def test_its_table_is_the_outcomes_table(tmp_path: Path) -> None:

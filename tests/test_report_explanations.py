@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import HOSTILE, PROVENANCE, Case, make_files, page_of, settings
+from made_up import HOSTILE, PROVENANCE, Case, make_files, page_of, section, settings, text_of
 from PIL import Image
 
 from wellcheck.artifacts import read_columns, read_json, read_tensors, write_columns, write_json
@@ -18,16 +18,6 @@ from wellcheck.report import explanations, label_errors
 from wellcheck.report.evidence import Evidence, Files, gather
 from wellcheck.report.page import render
 from wellcheck.report.pictures import AGAINST, FOR, diverging, film_uri, stacked
-
-
-def text_of(page: str) -> str:
-    """What a reader reads."""
-    return " ".join(unescape(re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]+>", "", page, flags=re.DOTALL)).split())
-
-
-def section(page: str, name: str) -> str:
-    """One section of the page."""
-    return page[page.index(f'<section id="{name}"') :].split("</section>")[0]
 
 
 def evidence_of(folder: Path, case: Case) -> Evidence:
@@ -103,7 +93,7 @@ def test_every_method_stands_beside_the_untrained_model(tmp_path: Path) -> None:
     text = text_of(page)
     assert "“class 0” taken for “class 1”: 2 test images, 20.0 % of the class" in text
     assert "summed over 3 states of the model" in text
-    assert "gradient × input30.0 %25.0 % to 35.0 %30.0 %" in text
+    assert "gradient × input 30.0 % 25.0 % to 35.0 % 30.0 %" in text
     assert "The outer 2 pixels are 50.0 % of an image" in text
     assert "With and without colours" not in text
 

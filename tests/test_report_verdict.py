@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import HOSTILE, PROVENANCE, TARGET, Case, make_files, page_of, settings
+from made_up import HOSTILE, PROVENANCE, TARGET, Case, make_files, page_of, settings, text_of
 
 from wellcheck import samples
 from wellcheck.errors import InputError
@@ -19,11 +19,6 @@ from wellcheck.report.page import render
 from wellcheck.report.pictures import signed, with_opacity
 from wellcheck.report.rounding import chance
 from wellcheck.report.wording import either, summary
-
-
-def text_of(page: str) -> str:
-    """What a reader reads."""
-    return " ".join(unescape(re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]+>", "", page, flags=re.DOTALL)).split())
 
 
 def evidence_of(folder: Path, case: Case) -> Evidence:
@@ -253,7 +248,7 @@ def test_the_table_has_every_training_set_with_its_size_and_both_intervals(tmp_p
         "clean": 600,
     }
     text = text_of(render(evidence, settings(), PROVENANCE, None))
-    assert "random filter569100.0 %95.9 % to 100.0 %100.0 %100.0 % to 100.0 %as many" in text
+    assert "random filter 569 100.0 % 95.9 % to 100.0 % 100.0 % 100.0 % to 100.0 % as many" in text
 
 
 def test_a_silent_control_and_a_false_alarm(tmp_path: Path) -> None:

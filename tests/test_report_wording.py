@@ -2,13 +2,12 @@
 
 import re
 from dataclasses import replace
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from made_up import PROVENANCE, VARIANTS, Case, make_files, settings
+from made_up import PROVENANCE, VARIANTS, Case, make_files, settings, text_of
 
 from wellcheck import metrics, poisons
 from wellcheck.params import Params, PolicyName
@@ -35,11 +34,6 @@ def made(folder: Path, *, cover: int = 0, **poison: Any) -> tuple[Evidence, Para
         nothing = {name: values[:0] for name, values in outcomes.items()}
         evidence = replace(evidence, outcomes=nothing)
     return evidence, params
-
-
-def text_of(page: str) -> str:
-    """What a reader reads."""
-    return " ".join(unescape(re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]+>", "", page, flags=re.DOTALL)).split())
 
 
 ALL = "30 of 600 training images (5.0 %)"

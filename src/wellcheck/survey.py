@@ -86,7 +86,7 @@ class Survey:
         made = traffic.make(attack, classifier, asked.images, settings, device)
         attacked = watch.see(made, attack.told)
         # By how many inputs that is: of few queries several shares are the same.
-        shares = list({watch.changed(share): share for share in [1.0, *sorted(settings.shares, reverse=True)]}.values())[::-1]
+        shares = list({watch.changed(share): share for share in [*sorted(settings.shares), 1.0]}.values())
         natural, *mixed = watch.alarms(attacked, [0.0, *shares], confidence)
         rows = [_row(Kind(NATURAL, None), None, natural)]
         for kind in traffic.kinds(settings):

@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -135,24 +136,22 @@ def _by_layer(name: str, *samples: np.ndarray) -> np.ndarray:
 
 def _apart(samples: Mapping[str, Mapping[str, np.ndarray]]) -> list[int]:
     """The sizes of samples by name. Raises InputError where they have different layers or ragged ones, or inputs in common."""
-    (name, one), *others = samples.items()
+    first, layers = next(iter(samples.items()))
     sizes: list[int] = []
-    for other_name, other in samples.items():
-        if one.keys() != other.keys():
-            raise InputError(f"twosample: the {name} and the {other_name} have different layers: {', '.join(one)} and {', '.join(other)}")
-        lengths = {len(values) for values in other.values()}
+    for name, one in samples.items():
+        if one.keys() != layers.keys():
+            raise InputError(f"twosample: the {first} and the {name} have different layers: {', '.join(layers)} and {', '.join(one)}")
+        lengths = {len(values) for values in one.values()}
         if len(lengths) != 1:
-            raise InputError(f"twosample: every layer of the {other_name} must have as many rows as it has members")
+            raise InputError(f"twosample: every layer of the {name} must have as many rows as it has members")
         sizes.extend(lengths)
-    for other_name, other in others:
+    for (name, one), (other_name, other) in combinations(samples.items(), 2):
         again = shared(one, other)
         if len(again):
             raise InputError(
                 f"twosample: {len(again)} of {len(next(iter(other.values())))} inputs of the {other_name} are in the {name} too "
                 f"(row {again[0]} is): take them out"
             )
-    if len(others) > 1:
-        _apart(dict(others))
     return sizes
 
 

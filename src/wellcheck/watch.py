@@ -217,7 +217,7 @@ class Scored:
     changed: np.ndarray  # bool [n]
     witness: np.ndarray  # float64 [n]
     p_value: np.ndarray  # float64 [n]
-    least: float  # below which no p-value can be: one more than the natural inputs that a query ranks among is few
+    least: float  # no p-value can be smaller, for a query ranks among so many natural inputs only
 
     def figures(self, level: float, confidence: float) -> dict[str, float | Interval | None]:
         """AUROC, how many changed ones are flagged at the level, and how many natural ones: None where there are too few to flag any."""

@@ -1,5 +1,6 @@
 """Two ways to measure a perturbation, and what a step of an attack needs of each: the steepest direction, the ball, a point in it."""
 
+import math
 from typing import Protocol
 
 import torch
@@ -69,7 +70,7 @@ class _L2:
 
     def within(self, like: torch.Tensor, epsilon: float, generator: torch.Generator) -> torch.Tensor:
         # The length of a uniform point in d dimensions is distributed as the d-th root of a uniform number.
-        share = torch.rand(len(like), generator=generator).to(like.device) ** (1 / like[0].numel())
+        share = torch.rand(len(like), generator=generator).to(like.device) ** (1 / math.prod(like.shape[1:]))
         return self.around(like, epsilon, generator) * share[:, None, None, None]
 
     def around(self, like: torch.Tensor, epsilon: float, generator: torch.Generator) -> torch.Tensor:

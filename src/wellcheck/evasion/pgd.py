@@ -37,8 +37,7 @@ def pgd(batch: Batch, epsilon: float, norm: Norm) -> torch.Tensor:
         if first:
             start = epsilon * norm.steepest(part.slope.gradient)
             flat = ~start.flatten(1).any(1)
-            if flat.any():
-                start[flat] = norm.within(part.clean[flat], epsilon, batch.generator)
+            start[flat] = norm.within(part.clean[flat], epsilon, batch.generator)
         else:
             start = norm.within(part.clean, epsilon, batch.generator)
         way = Way(batch.victim, part.clean, part.task, norm, epsilon, step=REACH * epsilon / steps)

@@ -54,13 +54,9 @@ class Examination:
 
     @property
     def bent(self) -> set[int]:
-        """The labels that a displacement convicts, more than anything that is added or pasted."""
-        by_way: dict[int, tuple[float, bool]] = {}
-        for one in self.findings:
-            if by_pattern(one).holds(len(self.findings)):
-                told = (one.counted, one.bent)
-                by_way[one.accused.label] = max(told, by_way.get(one.accused.label, told))
-        return {label for label, (_, bent) in by_way.items() if bent}
+        """The labels that a displacement convicts, at least as surely as anything that is added or pasted."""
+        foremost = {one.accused.label: one for one in _turning(self.findings)}
+        return {label for label, one in foremost.items() if one.bent}
 
     def convicted_samples(self) -> dict[int, np.ndarray]:
         """The samples of guilty groups with foreign content, int64 [n] by label.
@@ -77,6 +73,12 @@ class Examination:
             if sure >= NEARLY * most.setdefault(label, sure) or len(together) <= QUARTER * len(one.accused.rows):
                 taken[label] = together
         return taken
+
+
+def _turning(findings: Sequence[Finding]) -> list[Finding]:
+    """Those whose pattern convicts their label, the most telling ones last; of equal ones those that are bent."""
+    convicting = [one for one in findings if by_pattern(one).holds(len(findings))]
+    return sorted(convicting, key=lambda one: (one.counted, one.bent))
 
 
 def _surely_foreign(finding: Finding) -> float:
@@ -197,11 +199,10 @@ def accomplices(
 
     What is added or pasted is searched for; a displacement is not. foreign: bool [N].
     """
-    guilty = [one for one in findings if by_pattern(one).holds(len(findings))]
+    guilty = _turning(findings)
     convicted = {one.accused.label for one in guilty}
-    by_counted = sorted(guilty, key=lambda one: one.counted)
     # The most telling one of a label. A group's innocent members carry nothing of it.
-    chiefs = {one.accused.label: one for one in by_counted if one.transfer.way != "bent" or one.transfer.stamped}
+    chiefs = {one.accused.label: one for one in guilty if one.transfer.way != "bent" or one.transfer.stamped}
     loads = [
         Load.of(train, _where(one.accused.suspects, foreign), one.transfer.pattern.difference, reference, ordinary)
         for one in chiefs.values()
