@@ -25,6 +25,8 @@ LEAST = 5  # samples in a group
 LEAST_PER_LABEL = 20
 LARGEST_SHARE = 0.6
 DISAGREES = 0.6  # of the neighbours: a start
+AXES = 8  # the label varies most along these: starts
+HALVED = 10  # samples for every direction: among fewer any half can be told from the other one
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the label at the end of a direction: starts
 PEELED = 3  # groups a layer
 PEELED_SHARE = 0.35
@@ -176,9 +178,13 @@ def _search(values: np.ndarray, foreign: np.ndarray, rng: np.random.Generator) -
     some = np.sort(rng.permutation(len(values))[:SEARCHED])
     sample = values[some]
     _, axes = np.linalg.eigh(sample.T @ sample)
-    ends = np.concatenate([axes[:, -8:].T, -axes[:, -8:].T, sample[rng.integers(0, len(sample), 24)]])
+    leading = axes[:, -AXES:].T
+    ends = np.concatenate([leading, -leading, sample[rng.integers(0, len(sample), 24)]])
     reach = sample @ ends.T
     starts = np.concatenate([reach > np.quantile(reach, 1 - share, axis=0) for share in SHARES], 1).astype(np.float64)
+    if len(sample) >= HALVED * sample.shape[1]:
+        along = sample @ leading.T
+        starts = np.concatenate([starts, along > np.median(along, axis=0)], 1)
     if foreign.any():
         starts = np.concatenate([foreign[some, None].astype(np.float64), starts], 1)
     first = fit(sample, starts, steps=25)
