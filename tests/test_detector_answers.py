@@ -22,6 +22,7 @@ from wellcheck.detectors.clustering import activation_clustering, clusters
 from wellcheck.detectors.directions import principal
 from wellcheck.detectors.knn import knn_disagreement, neighbour_votes
 from wellcheck.detectors.loss_ranking import loss_ranking
+from wellcheck.detectors.mixture import find_groups
 from wellcheck.detectors.scan import common_variation, identities, label_anomaly, scan
 from wellcheck.detectors.spectral import spectral_signatures
 from wellcheck.detectors.spectre import quantum_entropy, robust_whitening, spectre
@@ -463,3 +464,21 @@ def test_beatrix_leaves_out_a_label_nobody_vouches_for(seen: Case) -> None:
     for detector in (beatrix, agpd):
         scores = detector(Case(seen.labels, 2, images=seen.images, classifier=seen.classifier, trusted=only))
         assert np.isfinite(scores[seen.labels == 0]).all() and np.isnan(scores[seen.labels == 1]).all()
+
+
+# mixture
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_poison_may_be_half_of_its_label_and_show_many_things(seed: int) -> None:
+    """Nine kinds on either side of a gap: the group that explains most is the half, and not some of its kinds."""
+    rng, count, width, kinds = np.random.default_rng(seed), 800, 30, 9
+    poisoned = np.arange(count) % 2 == 0
+    kind = rng.integers(0, kinds, count) + kinds * poisoned
+    middles = 0.8 * rng.standard_normal((2 * kinds, width))
+    middles[:, 0] = 0.4 * rng.standard_normal(2 * kinds) + np.repeat([-2.5, 2.5], kinds)
+    values = (middles[kind] + 0.2 * rng.standard_normal((count, width))).astype(np.float32)
+    case = Case(labels=np.zeros(count, np.int64), classes=1)
+    ((_, groups),) = find_groups(case, "penultimate", values - values.mean(0), np.zeros(count), most=3)
+    best = np.isin(np.arange(count), max(groups, key=lambda one: one.gain).suspects)
+    assert np.array_equal(best, poisoned) or np.array_equal(best, ~poisoned)
