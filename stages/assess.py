@@ -27,7 +27,7 @@ def main(
     known = assessment.read_known(truth, delivered, trigger=params.load(params.Poison).trigger != "none")
     judged = cleansing.read_judged(reached.judged, delivered)
     columns = read_columns(scores)
-    columns.pop("sample_id")
+    cleansing.match_ids(scores, columns.pop("sample_id"), delivered)
     seconds = last_runs().get("detect", {}).get("parts", {})
     detectors = {name: assessment.detector_figures(values, known) | {"seconds": seconds.get(name)} for name, values in columns.items()}
     verdict = assessment.verdict_figures(read_json(reached.verdict), judged, known)

@@ -9,6 +9,7 @@ from wellcheck.detectors.reading import read_case
 from wellcheck.models import device_name, pick_device, storage
 from wellcheck.stage import Output
 from wellcheck.verdict import account
+from wellcheck.verdict.charges import CONVICTS
 
 
 def main(train: Path, embedded: Path, model: Path, *, summary: Output, judged: Output, flagged: Output, patterns: Output) -> str:
@@ -24,9 +25,13 @@ def main(train: Path, embedded: Path, model: Path, *, summary: Output, judged: O
     account.write_flagged(flagged, delivered, reached)
     account.write_patterns(patterns, reached)
     names = ", ".join(delivered.description.class_names[label] for label in reached.convicted)
+    most = max((one.evidence for one in reached.labels), default=0.0)
+    evidence = f"evidence {most:.2f}, {CONVICTS} is enough"
+    left = sum(bool(one.note) for one in reached.labels)
+    but = f"; {left:,} of {len(reached.labels):,} labels not examined" if left else ""
     if not reached.convicted:
-        return f"no sign of poison in {len(delivered):,} samples (p = {reached.p_value:.2g})"
-    return f"poisoned: {reached.flagged.sum():,} of {len(delivered):,} samples flagged, in {names} (p = {reached.p_value:.2g})"
+        return f"no sign of poison in {len(delivered):,} samples ({evidence}){but}"
+    return f"poisoned: {reached.flagged.sum():,} of {len(delivered):,} samples flagged, in {names} ({evidence}){but}"
 
 
 if __name__ == "__main__":

@@ -303,6 +303,7 @@ def said(case: Case, flagged: int, convicted: list[int]) -> dict[str, Any]:
                 "z": 17.5 if guilty else 0.3,
                 "p_value": 3e-11 if guilty else 1.0,
                 "convicted": guilty,
+                "bent": guilty and case.bent,
                 "note": "only 5 samples: not examined" if thin else "",
                 "findings": findings,
             }
@@ -313,6 +314,7 @@ def said(case: Case, flagged: int, convicted: list[int]) -> dict[str, Any]:
         "p_value": 3e-11 if convicted else 0.4,
         "flagged": flagged,
         "threshold": 0.5,
+        "not_examined": case.thin,
         "labels": labels,
     }
 

@@ -103,7 +103,8 @@ def test_a_verdicts_flags_by_hand(flagged: np.ndarray, tpr: float, fpr: float, p
         ([], (1,), False),
         ([2], (1,), False),
         ([1, 2], (1,), False),
-        ([0, 2], (0, 1, 2), True),  # all to all
+        ([0, 1, 2], (0, 1, 2), True),  # all to all
+        ([0, 2], (0, 1, 2), False),
         ([], (), None),  # no trigger leads anywhere
         ([2], (), None),
     ],

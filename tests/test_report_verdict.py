@@ -254,7 +254,7 @@ def test_the_table_has_every_training_set_with_its_size_and_both_intervals(tmp_p
 def test_a_silent_control_and_a_false_alarm(tmp_path: Path) -> None:
     evidence = evidence_of(tmp_path, Case())
     text = text_of(render(evidence, settings(), PROVENANCE, None))
-    assert "The clean set: no sign of poison (10 labels, 10 groups tried; most evidence 0.08, smallest p 0.4)." in text
+    assert "The clean set: no sign of poison (10 labels, 10 groups tried; most evidence 0.08)." in text
     alarm = replace(evidence, clean_verdict=evidence.verdict)
     alarm.detection["controls"]["label_noise"] = {"flagged": 0, "verdict": False}
     page = render(alarm, settings(), PROVENANCE, None)

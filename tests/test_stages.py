@@ -165,8 +165,11 @@ def test_all_to_all_moves_every_label_by_one(folder: Path) -> None:
     assert "the label after their own" in summary
 
 
-def assess(folder: Path, scores: str, flagged: np.ndarray | None = None, clean_flagged: int = 0) -> Any:
-    """Run `assess` after a verdict with these flags bool [N] on p.parquet, against label 1 if there are any, and return its figures."""
+def assess(folder: Path, scores: str, flagged: np.ndarray | None = None, clean_flagged: int = 0, *, fails: bool = False) -> Any:
+    """Run `assess` after a verdict with these flags bool [N] on p.parquet, against label 1 if there are any, and return its figures.
+
+    Where it fails, what it tells.
+    """
     known = samples.read_labels(folder / "p.parquet")
     flagged = np.zeros(len(known), bool) if flagged is None else flagged
     write_judged(folder / "j.parquet", known, flagged=flagged, probability=flagged * 0.75)
@@ -177,8 +180,18 @@ def assess(folder: Path, scores: str, flagged: np.ndarray | None = None, clean_f
         samples.write(folder / f"{name}.parquet", whole.take(np.arange(removed, len(whole))))
     reached = "--verdict v.json --judged j.parquet --clean-verdict cv.json --perfect-filter perfect.parquet --random-filter random.parquet"
     outputs = "--detection d.json --roc roc.csv --precision-recall pr.csv --planted planted.parquet"
-    run(folder, "assess", "p.parquet", scores, "truth.parquet", *reached.split(), *outputs.split())
-    return read_json(folder / "d.json")
+    told = run(folder, "assess", "p.parquet", scores, "truth.parquet", *reached.split(), *outputs.split(), fails=fails)
+    return told if fails else read_json(folder / "d.json")
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "truth.parquet"])
+def test_a_table_of_another_set_is_named(folder: Path, name: str) -> None:
+    known = poisoned(folder, rate="0.3")[2]
+    write_columns(folder / "scores.parquet", {"sample_id": known.sample_id, "silent": np.zeros(40)})
+    columns = read_columns(folder / name)
+    write_columns(folder / name, {**columns, "sample_id": columns["sample_id"] + 1})
+    assert f"{name}, row 0: found sample_id {known.sample_id[0] + 1}" in assess(folder, "scores.parquet", fails=True)
+    assert not (folder / "d.json").exists()
 
 
 def test_a_verdict_is_held_against_the_truth_beside_its_controls(folder: Path) -> None:

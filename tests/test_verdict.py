@@ -21,7 +21,7 @@ from wellcheck.errors import InputError
 from wellcheck.models import Classifier
 from wellcheck.samples import Description, Samples
 from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, put_on_trial
-from wellcheck.verdict.charges import FOREIGN, Accused, Finding, evidence_of, is_guilty
+from wellcheck.verdict.charges import FOREIGN, KNOWN, Accused, Finding, evidence_of, is_guilty
 from wellcheck.verdict.examination import Examination, Reading, _asked, _turns, accomplices, apart, appeal, facing, halves, is_half
 from wellcheck.verdict.refinement import NO_STAMP, Judge, _without_the_foreign, separate, stamp_of, two_populations
 from wellcheck.verdict.transfer import Load, Pattern, Transfer, bent, carried, carriers, common, try_on_others
@@ -515,7 +515,7 @@ def test_suspects_of_an_odd_kind_are_no_poison_where_a_displacement_convicts() -
 
 def test_a_label_is_convicted_by_a_displacement_if_nothing_else_turns_more() -> None:
     def bent_labels(*groups: Finding) -> set[int]:
-        return Examination(list(groups), cast(Witness, None), cast(Witness, None), np.zeros(10, bool)).bent
+        return Examination(list(groups), cast(Witness, None), cast(Witness, None), *2 * [np.zeros(10, bool)]).bent
 
     def by(way: str, turned: float, **facts: Any) -> Finding:
         told = finding(0, turned=turned, foreign=0.6, p_turned=0.0, **facts)
@@ -551,7 +551,7 @@ def test_on_appeal_only_what_stays_foreign_beyond_chance_convicts(still: float, 
         by_content, accused=replace(group, label=3, probability=(rows < 40) * 1.0), heard_as_half=True
     )  # a half has been heard so already
     before = Examination(
-        [by_pattern, harmless, by_content, unsure, elsewhere, heard], cast(Witness, None), cast(Witness, None), np.zeros(100, bool)
+        [by_pattern, harmless, by_content, unsure, elsewhere, heard], cast(Witness, None), cast(Witness, None), *2 * [np.zeros(100, bool)]
     )
     after = appeal(before, court)
     assert after.findings[:2] == [by_pattern, harmless]
@@ -570,7 +570,7 @@ def test_a_guilty_group_that_is_less_foreign_counts_while_the_label_is_not_used_
         return replace(finding(0, turned=0.9), accused=accused, foreign=foreign)
 
     def taken(*groups: Finding) -> tuple[int, int]:
-        found = Examination(list(groups), cast(Witness, None), cast(Witness, None), np.zeros(1000, bool)).convicted_samples()
+        found = Examination(list(groups), cast(Witness, None), cast(Witness, None), *2 * [np.zeros(1000, bool)]).convicted_samples()
         return (int(found[0].min()), int(found[0].max()) + 1) if found else (0, 0)
 
     assert taken(guilty(0, 100, 0.9)) == (0, 100)
@@ -582,7 +582,7 @@ def test_a_guilty_group_that_is_less_foreign_counts_while_the_label_is_not_used_
 
 
 def test_nobody_is_trained_where_there_is_nothing_to_appeal() -> None:
-    settled = Examination([finding(0, turned=0.9)], cast(Witness, None), cast(Witness, None), np.zeros(10, bool))
+    settled = Examination([finding(0, turned=0.9)], cast(Witness, None), cast(Witness, None), *2 * [np.zeros(10, bool)])
     assert appeal(settled, cast(Witnesses, None)) is settled
 
 
@@ -729,18 +729,18 @@ def made_up(seed: int, *, count: int = 1600, classes: int = 4) -> Samples:
     return Samples(np.arange(count) + 1000, images, labels.astype(np.int64), Description(tuple("abcde"[:classes]), "made up"))
 
 
-def untouched(seed: int) -> Known:
-    samples = made_up(seed)
+def untouched(seed: int, classes: int = 4) -> Known:
+    samples = made_up(seed, classes=classes)
     return Known(samples, np.zeros(len(samples), bool))
 
 
-def backdoor(seed: int) -> Known:
+def backdoor(seed: int, classes: int = 4, target: int = TARGET) -> Known:
     """A white corner on some images of other labels, which are given the target's."""
-    samples = made_up(seed)
-    poisoned = (samples.labels != TARGET) & (np.random.default_rng([seed, *b"which"]).random(len(samples)) < 0.06)
+    samples = made_up(seed, classes=classes)
+    poisoned = (samples.labels != target) & (np.random.default_rng([seed, *b"which"]).random(len(samples)) < 0.06)
     images, labels = samples.images.copy(), samples.labels.copy()
     images[poisoned, :, -4:, -4:] = 255
-    labels[poisoned] = TARGET
+    labels[poisoned] = target
     return Known(replace(samples, images=images, labels=labels), poisoned)
 
 
@@ -797,6 +797,23 @@ def test_it_says_what_the_images_show_and_what_they_carry(convicted: tuple[Known
 def test_it_is_silent_where_there_is_no_backdoor(make: Callable[[int], Known], seed: int, tmp_path: Path) -> None:
     found = reached(make(seed).samples, tmp_path)
     assert found.convicted == [] and not found.flagged.any() and not found.patterns
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_network_of_two_classes_has_its_backdoors_too(seed: int, tmp_path: Path) -> None:
+    """To it nothing that it never saw is typical of anything: what the poison shows, it shows without the pattern."""
+    known = backdoor(seed, classes=2, target=1)
+    found = reached(known.samples, tmp_path)
+    assert found.convicted == [1]
+    assert found.flagged[known.poisoned].mean() >= 0.98 and found.flagged[~known.poisoned].sum() <= 1
+    best = max((one for one in found.examination.findings if one.accused.label == 1), key=lambda one: one.bare)
+    assert best.foreign < KNOWN < best.bare
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_of_two_classes_nothing_is_said_without_one(seed: int, tmp_path: Path) -> None:
+    found = reached(untouched(seed, classes=2).samples, tmp_path)
+    assert found.convicted == [] and not found.flagged.any()
 
 
 def test_the_same_seed_gives_the_same_verdict(convicted: tuple[Known, Verdict], tmp_path: Path) -> None:

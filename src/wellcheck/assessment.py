@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from wellcheck import metrics, truth
-from wellcheck.cleansing import Judged
+from wellcheck.cleansing import Judged, match_ids
 from wellcheck.samples import Labels
 
 Curve = list[tuple[str, float, float]]  # name and place
@@ -27,6 +27,8 @@ class Known:
 def read_known(path: Path, delivered: Labels, *, trigger: bool) -> Known:
     """What the truth says of a delivered set; without a trigger, wrong labels lead nowhere. Raises InputError naming the file."""
     planted = truth.read(path)
+    if len(planted.sample_id):
+        match_ids(path, planted.sample_id, delivered)
     poisoned, cover = (np.isin(delivered.sample_id, planted.sample_id[mask]) for mask in (planted.poisoned, planted.cover))
     targets = np.unique(delivered.labels[poisoned]) if trigger else np.empty(0, np.int64)
     return Known(delivered.labels, poisoned, cover, len(planted.sample_id) > 0, targets)
@@ -53,8 +55,8 @@ def detector_figures(scores: np.ndarray, known: Known) -> dict[str, Any]:
 def verdict_figures(verdict: dict[str, Any], judged: Judged, known: Known) -> dict[str, Any]:
     """verdict.json in short, how right its flags are, and how far its probabilities in the labels it names are off on average.
 
-    `target_label` is the one with the strongest evidence. `right_target`: whether labels are named, and none but those that the backdoor
-    leads to; None where it leads to none.
+    `target_label` is the one with the strongest evidence. `right_target`: whether all labels that the backdoor leads to are named,
+    and no other; None where it leads to none.
     """
     named = verdict["target_labels"]
     asked = np.isin(known.labels, named) & ~known.cover
@@ -68,7 +70,7 @@ def verdict_figures(verdict: dict[str, Any], judged: Judged, known: Known) -> di
         "flagged": verdict["flagged"],
         **_flagging(judged.flagged, ~known.cover, known),
         "calibration_error": off if known.anything else None,
-        "right_target": bool(named) and set(named) <= set(known.targets.tolist()) if len(known.targets) else None,
+        "right_target": set(named) == set(known.targets.tolist()) if len(known.targets) else None,
     }
 
 

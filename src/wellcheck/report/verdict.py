@@ -1,6 +1,5 @@
 """The section on the verdict: evidence per label, scores and curves, the flagged images, what they carry, before and after, controls."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -156,17 +155,12 @@ def contact_sheet(evidence: Evidence, most: int) -> dict[str, Any]:
 def triggers(evidence: Evidence) -> list[dict[str, Any]]:
     """Per convicted label, what its flagged images have in common, as pictures."""
     found = evidence.verdict["target_labels"]
+    bent = {one["label"] for one in evidence.verdict["labels"] if one["bent"]}
     return [
-        {"label": evidence.description.class_names[label], **_pictures(evidence.patterns[label], bent=_is_bent(evidence.verdict, label))}
+        {"label": evidence.description.class_names[label], **_pictures(evidence.patterns[label], bent=label in bent)}
         for label in found[:MOST_TRIGGERS]
         if label in evidence.patterns
     ]
-
-
-def _is_bent(verdict: Mapping[str, Any], label: int) -> bool:
-    """Whether bending images turned more of them to the label than anything else did."""
-    findings = [one for group in verdict["labels"] if group["label"] == label for one in group["findings"]]
-    return bool(findings) and max(findings, key=lambda one: float(one["turned"]))["way"] == "bent"
 
 
 def _pictures(pattern: Pattern, *, bent: bool) -> dict[str, Any]:
@@ -227,7 +221,6 @@ def controls(evidence: Evidence) -> list[dict[str, Any]]:
         "labels": len(clean["labels"]),
         "groups": sum(one["groups"] for one in clean["labels"]),
         "evidence": max((one["evidence"] for one in clean["labels"]), default=0.0),
-        "p_value": clean["p_value"],
         "named": [names[label] for label in clean["target_labels"]],
     }
     rows = [{"name": "the clean set", "poisoned": clean["poisoned"], "flagged": clean["flagged"], "detail": detail}]

@@ -69,7 +69,7 @@ class Verdict:
 
     @property
     def p_value(self) -> float:
-        """Of the least likely label if nothing were wrong with any."""
+        """The smallest of the labels'; `Charge` says what it is worth."""
         return min((one.p_value for one in self.labels), default=1.0)
 
 
@@ -89,7 +89,7 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
     ]
     examination = appeal(examine(accused, suspected, witnesses), witnesses)
     foreign = examination.convicted_samples()
-    probability, reference, unseen = np.zeros(len(train)), examination.reference, examination.excluded
+    probability, reference, unseen = np.zeros(len(train)), examination.reference, examination.unseen
     if foreign:
         posteriors, reference, unseen = refine(whitened, foreign, examination, witnesses)
         for label, values in posteriors.items():
@@ -97,7 +97,7 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
     # Where the content is the label's own no reference can tell; what the groups carry can.
     own = _suspects(one.accused for one in examination.guilty if one.own_content and one.accused.label not in foreign)
     if own:
-        judge = Judge(train, whitened, examination.reference, ~examination.excluded)
+        judge = Judge(train, whitened, examination.reference, ~(examination.excluded | examination.unseen))
         for label, rows in own.items():
             mine = np.flatnonzero(train.labels == label)
             convicted = np.isin(mine, rows)

@@ -24,6 +24,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "p_value": verdict.p_value,
         "flagged": int(flagged.sum()),
         "threshold": CONVICTS,
+        "not_examined": sum(bool(one.note) for one in verdict.labels),
         "labels": [
             {
                 "label": one.label,
@@ -33,6 +34,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
                 "z": one.z,
                 "p_value": one.p_value,
                 "convicted": one.convicted,
+                "bent": one.label in verdict.examination.bent,
                 "note": one.note,
                 "findings": [_finding(finding) for finding in _worst(verdict, one.label)],
             }

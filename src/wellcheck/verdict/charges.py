@@ -6,7 +6,7 @@ import numpy as np
 
 from wellcheck.verdict.transfer import LEGIBLE, Transfer
 
-LEVEL = 0.01  # of the whole verdict, shared among all groups
+LEVEL = 0.01  # of the accidents of few images, shared among all groups
 # Share of a group that must be foreign to convict it, on appeal beyond chance: a weak model calls half of an unusual kind of a class so.
 FOREIGN = 0.5
 GENERALISES = 0.25  # share of these that must be answered as labelled by a model that never saw them
@@ -57,6 +57,7 @@ class Finding:
     own: float  # share of its samples that the reference reads as labelled
     foreign: float  # share of its samples that are; see `Witness.foreign`
     transfer: Transfer
+    bare: float = 0.0  # share of its samples that are foreign without the pattern, asked where there are two classes only
     heard_as_half: bool = False  # by a reference that left out only such groups
     apart: float = 0.0  # its gain over the largest among other labels' groups that are at least half as large
     p_turned: float = 1.0  # of so many turned as count, were its pattern like those of other labels' groups
@@ -74,7 +75,7 @@ class Finding:
 
         They must stay legible; where the content is the label's own the pattern must be strong, and spoils some.
         """
-        known, legible = (True, OWN_LEGIBLE) if self.surely_own else (self.foreign >= KNOWN, LEGIBLE)
+        known, legible = (True, OWN_LEGIBLE) if self.surely_own else (self.foreign >= KNOWN or self.bare >= FOREIGN, LEGIBLE)
         return self.transfer.turned if known and self.transfer.legible >= legible else self.transfer.stamped
 
     @property
@@ -98,7 +99,7 @@ class Charge:
     """One way to convict a group."""
 
     evidence: float  # of which CONVICTS is enough
-    p_value: float  # of so much in an innocent group
+    p_value: float  # of so many images at the rate of innocent groups; that rates differ from group to group is not in it
 
     def holds(self, tried: int) -> bool:
         """Whether it convicts, of so many groups that were tried."""

@@ -20,14 +20,15 @@ from scipy.special import bdtrc  # the binomial's upper tail, without the second
 
 from wellcheck.metrics import proportion_interval
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import ASKED, FOREIGN, KNOWN, OWN, Accused, Finding, by_mark, by_pattern, is_guilty
-from wellcheck.verdict.transfer import LARGEST, STRONGER, TESTED, Load, Transfer, added, carriers, common, try_on_others
+from wellcheck.verdict.charges import ASKED, FOREIGN, KNOWN, OWN, TURNED, Accused, Finding, by_mark, by_pattern, is_guilty
+from wellcheck.verdict.transfer import LARGEST, LEGIBLE, STRONGER, TESTED, Load, Transfer, added, carriers, common, try_on_others
 from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses, evenly
 
 ALMOST_HALF = 0.4  # share of its label from which a group may be the innocent side
 LEAST_GAIN = 0.1  # nats a sample: less is no group
 HELD_OUT = 0.25  # of every group on trial
 CONTROLS = 0.1  # of the ordinary samples, held out with them
+LEAST_OTHERS = 3  # labels, against which a group lies apart
 NEARLY = 0.8  # times as foreign as the most foreign guilty group of a label
 CONFIDENCE = 0.95  # of the intervals by which these are compared
 QUARTER = 0.25  # of a label, that less foreign guilty groups may take
@@ -44,8 +45,9 @@ class Examination:
 
     findings: list[Finding]
     suspected: Witness  # the model under suspicion
-    reference: Witness  # trained without any suspects
+    reference: Witness  # trained without those who were suspects at first
     excluded: np.ndarray  # bool [N]: the suspects
+    unseen: np.ndarray  # bool [N], what the reference was trained without: not the suspects where the other half of a label is accused
 
     @property
     def guilty(self) -> list[Finding]:
@@ -108,24 +110,44 @@ def facing(group: Accused, suspected: Witness, train: Samples, seed: int) -> Acc
 def examine(groups: Sequence[Accused], suspected: Witness, witnesses: Witnesses) -> Examination:
     """Try every group; trains one model, two where one is half of its label, and one if what they carry does not settle it."""
     train, seed = witnesses.train, witnesses.recipe.seed
-    excluded = witnesses.marked(group.suspects for group in groups)
-    reference = witnesses.reference(excluded, "reference", turn=Turn.REFERENCE)
-    reading = Reading(reference.labels, reference.foreign(suspected, ~excluded))
+    unseen = witnesses.marked(group.suspects for group in groups)
+    reference = witnesses.reference(unseen, "reference", turn=Turn.REFERENCE)
+    reading = Reading(reference.labels, reference.foreign(suspected, ~unseen))
     rng = np.random.default_rng([seed, *b"others"])
-    findings = [reading.on(group, _transfer(group, train, suspected, reference, ~excluded, rng)) for group in groups]
+    findings = [reading.on(group, _transfer(group, train, suspected, reference, ~unseen, rng)) for group in groups]
     findings, (shown, foreign) = halves(findings, reading, suspected, witnesses)
     excluded = witnesses.marked(one.accused.suspects for one in findings)
-    findings = [replace(one, apart=apart(one, findings), p_turned=_turns(one, findings)) for one in findings]
-    findings = accomplices(findings, foreign, train, reference, ~excluded)
+    ordinary = ~(excluded | unseen)
+    others = len(np.unique(train.labels)) - 1
+    if others == 1:
+        findings = [replace(one, bare=_bare(one, train, reference, ordinary)) for one in findings]
+    if others >= LEAST_OTHERS:
+        findings = [replace(one, apart=apart(one, findings)) for one in findings]
+    findings = [replace(one, p_turned=_turns(one, findings)) for one in findings]
+    findings = accomplices(findings, foreign, train, reference, ordinary)
     settled = _settled(findings)
     on_trial = [one.accused.suspects for one in findings if one.foreign >= ON_TRIAL and one.accused.label not in settled]
     # A stream of its own: whoever poisoned may have drawn from the same seed.
     draws = np.random.default_rng([seed, *b"held out"]).random(len(train))
-    held_out, controls = witnesses.marked(on_trial) & (draws < HELD_OUT), ~excluded & (draws < CONTROLS)
+    held_out, controls = witnesses.marked(on_trial) & (draws < HELD_OUT), ordinary & (draws < CONTROLS)
     if held_out.any():
         second = witnesses.without(held_out | controls, "second witness", turn=Turn.SECOND_WITNESS)
         findings = [_asked(one, held_out & foreign, controls, train.labels, shown, second) for one in findings]
-    return Examination(findings, suspected, reference, excluded)
+    return Examination(findings, suspected, reference, excluded, unseen)
+
+
+def _bare(finding: Finding, train: Samples, reference: Witness, ordinary: np.ndarray) -> float:
+    """The share of a group that the reference gives to another label, and that is typical of that once the pattern is off it.
+
+    A network of two classes keeps of an image only which of both it is. To it whatever carries a pattern that it never saw is typical of
+    neither; without the pattern poison is typical of what it shows. Asked only of what turns other images: odd kinds of a label, made less
+    odd, are typical too.
+    """
+    if finding.transfer.turned < TURNED or finding.transfer.legible < LEGIBLE:
+        return 0.0
+    rows, label = finding.accused.suspects, finding.accused.label
+    shown = reference.reads(added(train.images[rows], finding.transfer.pattern.difference, -1.0), ordinary)
+    return float(((reference.labels[rows] != label) & (shown >= 0) & (shown != label)).mean())
 
 
 def is_half(finding: Finding) -> bool:

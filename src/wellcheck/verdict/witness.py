@@ -103,15 +103,31 @@ class Witness:
             distances[part], found[part] = least.values.numpy(), among[least.indices.numpy()]
         return distances, found
 
+    def reads(self, images: np.ndarray, ordinary: np.ndarray) -> np.ndarray:
+        """Its answers for images uint8 [n, C, H, W] that are typical of them as above, −1 for the others, int64 [n]."""
+        answers, features = self.answers(images), self._embedded(images)
+        found = np.full(len(images), -1)
+        for answer in np.unique(answers):
+            known = evenly(np.flatnonzero(ordinary & (self.labels == answer) & (self.margins > 0)), REFERENCES)
+            if len(known) > NEAREST:
+                farthest = np.quantile(self.nearest(known, known)[0].mean(1), TYPICAL)
+                mine = np.flatnonzero(answers == answer)
+                distance = torch.cdist(features[mine], self.features[known]).topk(NEAREST, largest=False).values.mean(1).numpy()
+                found[mine[distance <= farthest]] = answer
+        return found
+
     def answers(self, images: np.ndarray) -> np.ndarray:
         """Its answers for images uint8 [n, C, H, W], int64 [n]."""
         return predict(self.classifier, images, device=self.device, title="transfer").labels
 
     @functools.cached_property
-    @torch.inference_mode()
     def features(self) -> torch.Tensor:
         """Its penultimate layer for all training samples, float [N, D], on the CPU."""
-        return torch.cat([self.classifier.embed(part.to(self.device)).cpu() for part in torch.from_numpy(self.images).split(BATCH)])
+        return self._embedded(self.images)
+
+    @torch.inference_mode()
+    def _embedded(self, images: np.ndarray) -> torch.Tensor:
+        return torch.cat([self.classifier.embed(part.to(self.device)).cpu() for part in torch.from_numpy(images).split(BATCH)])
 
 
 def evenly(rows: np.ndarray, most: int) -> np.ndarray:
