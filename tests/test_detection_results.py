@@ -51,12 +51,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_totals_are_over_the_cells_whose_backdoor_works(folder: Path) -> None:
     page = tables(folder)
-    assert "5 of 6 cells were run, in 2 of them a backdoor works. CPU, 1 thread; commits `abcdef012345` (5 cells)." in page
-    assert "| average TPR | ≥ 98 % | 75.00 % |" in page
-    assert "| average FPR | ≤ 0.05 % | 0.100 % |" in page
-    assert "| right target named, and no other label | ≥ 95 % | 1 of 2 (50.0 %) |" in page
-    assert "above the perfect filter's: largest | ≤ 2 points | 40.0 points |" in page
-    assert "below the perfect filter's: average | ≤ 0.5 points | 1.00 points |" in page
+    assert "5 of 6 cells were run, in 2 of them a backdoor works. CPU, 1 thread; commits `abcdef012345` (5 cells). " in page
+    assert "| target | all: 2 of mnist | looked at: 1 of mnist | not looked at: 1 of mnist |" in page
+    assert "| average TPR | ≥ 98 % | 75.00 % | 100.00 % | 50.00 % |" in page
+    assert "| average FPR | ≤ 0.05 % | 0.100 % | 0.000 % | 0.200 % |" in page
+    assert "| right target named, and no other label | ≥ 95 % | 1 of 2 (50.0 %) | 1 of 1 (100.0 %) | 0 of 1 (0.0 %) |" in page
+    assert "above the perfect filter's: largest | ≤ 2 points | 40.0 points | 0.0 points | 40.0 points |" in page
+    assert "below the perfect filter's: average | ≤ 0.5 points | 1.00 points | 0.00 points | 2.00 points |" in page
 
 
 def test_every_cell_of_the_grid_stands_in_a_row(folder: Path) -> None:
@@ -68,7 +69,7 @@ def test_every_cell_of_the_grid_stands_in_a_row(folder: Path) -> None:
 
 def test_false_verdicts_are_counted(folder: Path) -> None:
     page = tables(folder)
-    assert "a false verdict in 1 of 2 sets" in page
+    assert "a false verdict in 1 of 2 trainings" in page
     assert "| mnist | none | 2 | 1 | 0.70 |" in page
 
 

@@ -10,6 +10,18 @@ from wellcheck.artifacts import read_json
 
 GRID = "grid.json"  # all cells, run or not
 TOOK_HOLD = 0.5  # attack success of a backdoor that works
+# Of other seeds than 0 these were looked at while the method was made.
+LOOKED_AT = ("mnist-source_specific-0.1-1", "mnist-source_specific-0.05-2", "mnist-adaptive-0.01-1", "fashion_mnist-none-0-1")
+ASKED = (
+    ("average TPR", "≥ 98 %"),
+    ("average FPR", "≤ 0.05 %"),
+    ("TPR, patch and pixel triggers at 1 %", "≥ 99 %"),
+    ("right target named, and no other label", "≥ 95 %"),
+    ("attack success after cleansing, above the perfect filter's: largest", "≤ 2 points"),
+    ("… in so many cells at most 2 points", ""),
+    ("accuracy after cleansing, below the perfect filter's: average", "≤ 0.5 points"),
+    ("calibration error in the labels named, average", ""),
+)
 Result = dict[str, Any]
 
 
@@ -20,11 +32,12 @@ def tables(folder: Path) -> str:
     wanted = read_json(folder / GRID)["cells"]
     results = {name: read_json(folder / f"{name}.json") for name in wanted if (folder / f"{name}.json").exists()}
     planted = {name: one for name, one in results.items() if one["attack_success_rate"] is not None}
-    working = [one for one in planted.values() if one["attack_success_rate"] >= TOOK_HOLD]
+    by_name = {name: one for name, one in planted.items() if one["attack_success_rate"] >= TOOK_HOLD}
+    working = list(by_name.values())
     nothing = [one for one in results.values() if one["attack_success_rate"] is None]
     parts = [_head(wanted, list(results.values()), working)]
     if working:
-        parts += [_totals(working), _by_poison(wanted, planted), _by_detector(working)]
+        parts += [_totals(by_name), _by_poison(wanted, planted), _by_detector(working)]
     if nothing:
         parts.append(_null(nothing))
     return "\n".join(parts)
@@ -38,32 +51,50 @@ def _head(wanted: list[str], results: list[Result], working: list[Result]) -> st
             "## The verdict: what it finds and what is left",
             "",
             "`python benchmarks/detection.py`: 20,000 training images, no clean data, no rate, no target. A backdoor works from an attack "
-            "success of 50 % on; nobody is asked about one that does not. Seed 0, and of source-specific poison on MNIST seed 1 at "
-            "10 % and seed 2 at 5 %, of adaptive poison on 1 % of MNIST and of clean Fashion-MNIST seed 1, were looked at while the "
-            "method was made, the others were not. "
+            "success of 50 % on; nobody is asked about one that does not. Cells of seed 0 were looked at while the method was made, and "
+            f"{', '.join(f'`{name}`' for name in LOOKED_AT)}; the others were not. "
             f"{len(results)} of {len(wanted)} cells were run, in {len(working)} of them a backdoor works. "
-            f"{', '.join(devices)}; commits {', '.join(f'`{one}` ({count} cells)' for one, count in sorted(commits.items()))}.",
+            f"{', '.join(devices)}; commits {', '.join(f'`{one}` ({count} cells)' for one, count in sorted(commits.items()))}. "
+            "The method was mended between these (docs/decisions/0007-verdict.md): cells it failed on were run again, most others not.",
             "",
         ]
     )
 
 
-def _totals(working: list[Result]) -> str:
-    accuracy = [one["cleansed"]["accuracy"] - one["perfect_filter"]["accuracy"] for one in working]
+def _totals(working: dict[str, Result]) -> str:
+    """Over all cells whose backdoor works, over those that were looked at, and over the others."""
+    known = {name for name in working if name.endswith("-0") or name in LOOKED_AT}
+    parts = {
+        "all": list(working.values()),
+        "looked at": [one for name, one in working.items() if name in known],
+        "not looked at": [one for name, one in working.items() if name not in known],
+    }
+    columns = {f"{title}: {_counted(some)}": _figures(some) for title, some in parts.items() if some}
+    rows = [(*row, *(figures[place] for figures in columns.values())) for place, row in enumerate(ASKED)]
+    head = ["over the cells whose backdoor works", "target", *columns]
+    return "\n".join([_row(head), "|---" * len(head) + "|", *map(_row, rows), ""])
+
+
+def _counted(some: list[Result]) -> str:
+    return ", ".join(f"{count} of {dataset}" for dataset, count in Counter(one["dataset"] for one in some).items())
+
+
+def _figures(working: list[Result]) -> tuple[str, ...]:
+    """What is measured of all that is asked for."""
+    lost = [one["perfect_filter"]["accuracy"] - one["cleansed"]["accuracy"] for one in working]
     left = [one["cleansed"]["attack_success_rate"] - one["perfect_filter"]["attack_success_rate"] for one in working]
     stamps = [one for one in working if one["poison"] in ("watermark", "pixel", "random_patch") and one["rate"] == 0.01]
     known = [one["calibration_error"] for one in working if one["calibration_error"] is not None]
-    rows = [
-        ("average TPR", "≥ 98 %", _percent(mean(one["tpr"] for one in working), 2)),
-        ("average FPR", "≤ 0.05 %", _percent(mean(one["fpr"] for one in working), 3)),
-        ("TPR, patch and pixel triggers at 1 %", "≥ 99 %", _percent(mean(one["tpr"] for one in stamps), 2) if stamps else "not run"),
-        ("right target named, and no other label", "≥ 95 %", _share(working, _right)),
-        ("attack success after cleansing, above the perfect filter's: largest", "≤ 2 points", f"{100 * max(left):.1f} points"),
-        ("… in so many cells at most 2 points", "", _share(left, lambda one: one <= 0.02)),
-        ("accuracy after cleansing, below the perfect filter's: average", "≤ 0.5 points", f"{-100 * mean(accuracy):.2f} points"),
-        ("calibration error in the labels named, average", "", f"{mean(known):.4f} ({len(known)} cells)" if known else "no label named"),
-    ]
-    return "\n".join(["| over the cells whose backdoor works | target | measured |", "|---|---|---|", *map(_row, rows), ""])
+    return (
+        _percent(mean(one["tpr"] for one in working), 2),
+        _percent(mean(one["fpr"] for one in working), 3),
+        _percent(mean(one["tpr"] for one in stamps), 2) if stamps else "not run",
+        _share(working, _right),
+        f"{100 * max(left):.1f} points",
+        _share(left, lambda one: one <= 0.02),
+        f"{100 * mean(lost):.2f} points",
+        f"{mean(known):.4f} ({len(known)} cells)" if known else "no label named",
+    )
 
 
 def _by_poison(wanted: list[str], planted: dict[str, Result]) -> str:
@@ -115,9 +146,10 @@ def _null(nothing: list[Result]) -> str:
     ]
     false = sum(one["verdict"]["poisoned"] for one in nothing)
     lines = [
-        f"Where no backdoor is planted, a false verdict in {false} of {len(nothing)} sets (target: ≤ 5 %):",
+        f"Where no backdoor is planted, a false verdict in {false} of {len(nothing)} trainings (target: ≤ 5 %). The images are the same "
+        "20,000 of each data set every time: the seed changes the network, and which labels are wrong.",
         "",
-        "| data | planted | sets | false verdicts | most evidence against a label (0.5 convicts) |",
+        "| data | planted | trainings | false verdicts | most evidence against a label (0.5 convicts) |",
         "|---|---|---|---|---|",
         *map(_row, ((*row[:4], f"{row[4]:.2f}") for row in rows)),
     ]
