@@ -734,10 +734,10 @@ def untouched(seed: int, classes: int = 4) -> Known:
     return Known(samples, np.zeros(len(samples), bool))
 
 
-def backdoor(seed: int, classes: int = 4, target: int = TARGET) -> Known:
+def backdoor(seed: int, *, classes: int = 4, target: int = TARGET, share: float = 0.06) -> Known:
     """A white corner on some images of other labels, which are given the target's."""
     samples = made_up(seed, classes=classes)
-    poisoned = (samples.labels != target) & (np.random.default_rng([seed, *b"which"]).random(len(samples)) < 0.06)
+    poisoned = (samples.labels != target) & (np.random.default_rng([seed, *b"which"]).random(len(samples)) < share)
     images, labels = samples.images.copy(), samples.labels.copy()
     images[poisoned, :, -4:, -4:] = 255
     labels[poisoned] = target
@@ -797,6 +797,14 @@ def test_it_says_what_the_images_show_and_what_they_carry(convicted: tuple[Known
 def test_it_is_silent_where_there_is_no_backdoor(make: Callable[[int], Known], seed: int, tmp_path: Path) -> None:
     found = reached(make(seed).samples, tmp_path)
     assert found.convicted == [] and not found.flagged.any() and not found.patterns
+
+
+def test_poison_that_is_half_of_its_label_is_heard_as_such_and_found(tmp_path: Path) -> None:
+    known = backdoor(0, share=0.33)
+    found = reached(known.samples, tmp_path)
+    assert found.convicted == [TARGET]
+    assert found.flagged[known.poisoned].mean() >= 0.98 and found.flagged[~known.poisoned].sum() <= 1
+    assert any(one.heard_as_half for one in found.examination.guilty)
 
 
 @pytest.mark.parametrize("seed", range(2))
