@@ -216,16 +216,7 @@ def run(cell: Cell) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     success = figures["attack_success_rate"]
     if success is None or success >= TOOK_HOLD:
-        case = Case(
-            labels=delivered.labels,
-            classes=len(train.description.class_names),
-            layers=capture_all(trained.classifier, delivered.images, layers=LAYERS, device=device),
-            seed=0,
-            early_losses=trained.early_losses,
-            images=delivered.images,
-            classifier=trained.classifier,
-            device=device,
-        )
+        case = seen(delivered, trained, device)
         examined = time.perf_counter()
         reached = verdict.reach(case, delivered, bench.recipe, cache=cache_folder() / "checkpoints")
         seconds["verdict"] = round(time.perf_counter() - examined, 1)
@@ -239,6 +230,20 @@ def run(cell: Cell) -> dict[str, Any]:
     seconds["cell"] = round(time.perf_counter() - start, 1)
     where = {"git_commit": provenance.git_commit(), "versions": provenance.versions(), "device": device_name(device), "seconds": seconds}
     return result | {"params": {"poison": bench.poison.model_dump(), "train": bench.recipe.model_dump()}, "provenance": where}
+
+
+def seen(delivered: Samples, trained: training.Trained, device: torch.device) -> Case:
+    """The set as the network sees it that was trained on it."""
+    return Case(
+        labels=delivered.labels,
+        classes=len(delivered.description.class_names),
+        layers=capture_all(trained.classifier, delivered.images, layers=LAYERS, device=device),
+        seed=0,
+        early_losses=trained.early_losses,
+        images=delivered.images,
+        classifier=trained.classifier,
+        device=device,
+    )
 
 
 def judged(reached: verdict.Verdict, case: Case, plan: poisons.Plan, *, slow: bool) -> dict[str, Any]:
