@@ -4,8 +4,8 @@
 
 takes 500 images of each of two classes, poisons them, trains a small network and asks for a verdict, as benchmarks/detection.py does with
 ten classes. A cell is a pair of classes, a poison and a draw: draw 0 are the first 500 training images of each class, draw 1 the next ones.
-Pairs of draw 0 were looked at while the method was made; draw 1 is measured. results/benchmarks/two_classes.json is written after each cell,
-and a cell that stands there is not run again.
+Pairs of draw 0 were looked at while the method was made; draw 1 is measured. results/benchmarks/two_classes.json is written after each
+cell, and a cell that stands there is not run again.
 """
 
 import argparse
@@ -60,8 +60,8 @@ def main() -> None:
                 print(name, figures[name], flush=True)
                 told = {"command": f"python benchmarks/two_classes.py --draw {draw}", "device": device_name(device), "runs": 1}
                 write_json(RESULT, {**told, "figures": figures, "ratios": summary(figures)})
-    for told, value in summary(figures).items():
-        print(f"{told}: {value:.4g}")
+    for what, value in summary(figures).items():
+        print(f"{what}: {value:.4g}")
 
 
 def two_of(samples: Samples, classes: list[int], draw: int, images: int | None) -> Samples:
@@ -69,10 +69,8 @@ def two_of(samples: Samples, classes: list[int], draw: int, images: int | None) 
     places = [np.flatnonzero(samples.labels == label) for label in classes]
     rows = np.sort(np.concatenate([place if images is None else place[draw * images : (draw + 1) * images] for place in places]))
     names = tuple(samples.description.class_names[label] for label in classes)
-    chosen = samples.take(rows)
-    return replace(
-        chosen, labels=(chosen.labels == classes[1]).astype(np.int64), description=Description(names, samples.description.source)
-    )
+    labels = (samples.labels[rows] == classes[1]).astype(np.int64)
+    return replace(samples.take(rows), labels=labels, description=Description(names, samples.description.source))
 
 
 def measure(train: Samples, bench: Bench, title: str) -> dict[str, Any]:
@@ -82,8 +80,14 @@ def measure(train: Samples, bench: Bench, title: str) -> dict[str, Any]:
     reached = verdict.reach(seen(delivered, trained, bench.device), delivered, bench.recipe, cache=cache_folder() / "checkpoints")
     counted = ~plan.cover
     hits = metrics.flagging(reached.flagged[counted], plan.poisoned[counted])
-    figures = bench.figures(trained.classifier) | {"planted": int(plan.poisoned.sum()), "target_labels": reached.convicted}
-    return figures | {"flagged": int(reached.flagged.sum()), "tpr": hits["tpr"], "fpr": hits["fpr"]}
+    return {
+        **bench.figures(trained.classifier),
+        "planted": int(plan.poisoned.sum()),
+        "target_labels": reached.convicted,
+        "flagged": int(reached.flagged.sum()),
+        "tpr": hits["tpr"],
+        "fpr": hits["fpr"],
+    }
 
 
 def summary(figures: dict[str, Any]) -> dict[str, float]:
