@@ -56,6 +56,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "apart": finding.apart,
         "foreign": finding.foreign,
         "p_foreign": finding.p_foreign,
+        "bare": finding.bare,
         "held_out": finding.held_out,
         "generalises": finding.generalises,
         "p_generalises": finding.p_generalises,
