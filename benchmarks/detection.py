@@ -44,7 +44,13 @@ RECIPE: dict[str, Any] = {
 }
 LAYERS: tuple[params.LayerName, ...] = ("pixels", "feature_map", "penultimate")
 NEEDS_A_MAP, TAKES_LONG = "centroid_tsne", "trigger_inversion"  # detectors: one is not asked, one in few cells
-NOTHING: dict[str, Any] = {"source_label": None, "cover_rate": 0.0, "strength": None, "epsilon": 0.3, "position": [-1, -1]}
+NOTHING: dict[str, Any] = {
+    "source_label": None,
+    "strength": None,
+    "epsilon": 0.3,
+    "position": [-1, -1],
+    "picture": "experiments/trigger.png",
+}
 
 POISONS: dict[str, dict[str, Any]] = {
     "none": {"trigger": "none", "policy": "all_to_one"},
@@ -88,15 +94,12 @@ class Cell:
     def settings(self) -> params.Poison:
         """What is planted; the target is another class for every seed."""
         target = (3 + 2 * self.seed) % 10
-        chosen = NOTHING | POISONS[self.poison] | {"rate": self.rate, "target_label": target, "seed": self.seed}
-        chosen["picture"] = "experiments/trigger.png"
-        if chosen["policy"] == "source_specific":
-            chosen["source_label"] = (target + 4) % 10
+        others: dict[str, Any] = {}
+        if self.poison == "source_specific":
+            others["source_label"] = (target + 4) % 10
         if self.poison == "sinusoid" and self.dataset == "mnist":
-            chosen["strength"] = 0.6  # a black ground hides half of it
-        if self.poison in COVERED:
-            chosen["cover_rate"] = self.rate
-        return params.Poison(**chosen)
+            others["strength"] = 0.6  # a black ground hides half of it
+        return poison_of(self.poison, self.rate, target, self.seed, **others)
 
     def recipe(self) -> params.Train:
         """How every model of this cell is trained: until the data set is learnt and a backdoor takes hold."""
@@ -152,6 +155,12 @@ def read(dataset: params.DatasetName) -> tuple[Samples, Samples]:
         images = np.concatenate([images for images, _ in split.batches()])[:most]
         parts.append(Samples(np.arange(len(images)), images, split.labels[:most].astype(np.int64), description))
     return parts[0], parts[1]
+
+
+def poison_of(name: str, rate: float, target: int, seed: int, **others: Any) -> params.Poison:
+    """What is planted under one of the names, with other settings where they are given."""
+    chosen = {"rate": rate, "target_label": target, "seed": seed, "cover_rate": rate if name in COVERED else 0.0}
+    return params.Poison(**NOTHING | POISONS[name] | chosen | others)
 
 
 def plant(train: Samples, poison: params.Poison, device: torch.device) -> tuple[Samples, poisons.Plan]:
@@ -246,11 +255,16 @@ def seen(delivered: Samples, trained: training.Trained, device: torch.device) ->
     )
 
 
+def caught(reached: verdict.Verdict, plan: poisons.Plan) -> dict[str, float | None]:
+    """How right the flags are, cover apart."""
+    return metrics.flagging(reached.flagged[~plan.cover], plan.poisoned[~plan.cover])
+
+
 def judged(reached: verdict.Verdict, case: Case, plan: poisons.Plan, *, slow: bool) -> dict[str, Any]:
     """The verdict and every detector, held against what was planted."""
     counted = ~plan.cover  # cover samples are neither poison nor innocent
     asked = counted & np.isin(case.labels, reached.convicted)
-    hits = metrics.flagging(reached.flagged[counted], plan.poisoned[counted])
+    hits = caught(reached, plan)
     left_out = {NEEDS_A_MAP} if slow else {NEEDS_A_MAP, TAKES_LONG}
     strongest = max(reached.labels, key=lambda one: (one.convicted, one.evidence))
     return {

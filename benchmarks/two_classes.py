@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from detection import COVERED, NOTHING, POISONS, Bench, plant, read, seen
+from detection import POISONS, Bench, caught, plant, poison_of, read, seen
 
-from wellcheck import metrics, params, verdict
+from wellcheck import params, verdict
 from wellcheck.artifacts import cache_folder, read_json, write_json
 from wellcheck.detection_results import TOOK_HOLD
 from wellcheck.models import device_name, pick_device
@@ -49,13 +49,8 @@ def main() -> None:
                 if name in figures:
                     continue
                 classes = [int(digit) for digit in pair]
-                chosen = params.Poison(
-                    **NOTHING
-                    | POISONS[poison]
-                    | {"rate": rate, "target_label": TARGET, "seed": draw, "picture": "experiments/trigger.png"}
-                    | {"cover_rate": rate if poison in COVERED else 0.0}
-                )
-                bench = Bench(two_of(test, classes, 0, None), chosen, params.Train.plain(**RECIPE, seed=draw), device)
+                chosen, recipe = poison_of(poison, rate, TARGET, draw), params.Train.plain(**RECIPE, seed=draw)
+                bench = Bench(two_of(test, classes, 0, None), chosen, recipe, device)
                 figures[name] = measure(two_of(train, classes, draw, IMAGES), bench, name)
                 print(name, figures[name], flush=True)
                 told = {"command": f"python benchmarks/two_classes.py --draw {draw}", "device": device_name(device), "runs": 1}
@@ -78,8 +73,7 @@ def measure(train: Samples, bench: Bench, title: str) -> dict[str, Any]:
     delivered, plan = plant(train, bench.poison, bench.device)
     trained = bench.train(delivered, title)
     reached = verdict.reach(seen(delivered, trained, bench.device), delivered, bench.recipe, cache=cache_folder() / "checkpoints")
-    counted = ~plan.cover
-    hits = metrics.flagging(reached.flagged[counted], plan.poisoned[counted])
+    hits = caught(reached, plan)
     return {
         **bench.figures(trained.classifier),
         "planted": int(plan.poisoned.sum()),

@@ -27,8 +27,7 @@ def main(train: Path, embedded: Path, model: Path, *, summary: Output, judged: O
     names = ", ".join(delivered.description.class_names[label] for label in reached.convicted)
     most = max((one.evidence for one in reached.labels), default=0.0)
     evidence = f"evidence {most:.2f}, {CONVICTS} is enough"
-    left = sum(bool(one.note) for one in reached.labels)
-    but = f"; {left:,} of {len(reached.labels):,} labels not examined" if left else ""
+    but = f"; {reached.not_examined:,} of {len(reached.labels):,} labels not examined" if reached.not_examined else ""
     if not reached.convicted:
         return f"no sign of poison in {len(delivered):,} samples ({evidence}){but}"
     return f"poisoned: {reached.flagged.sum():,} of {len(delivered):,} samples flagged, in {names} ({evidence}){but}"

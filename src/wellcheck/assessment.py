@@ -27,11 +27,12 @@ class Known:
 def read_known(path: Path, delivered: Labels, *, trigger: bool) -> Known:
     """What the truth says of a delivered set; without a trigger, wrong labels lead nowhere. Raises InputError naming the file."""
     planted = truth.read(path)
-    if len(planted.sample_id):
-        match_ids(path, planted.sample_id, delivered)
-    poisoned, cover = (np.isin(delivered.sample_id, planted.sample_id[mask]) for mask in (planted.poisoned, planted.cover))
-    targets = np.unique(delivered.labels[poisoned]) if trigger else np.empty(0, np.int64)
-    return Known(delivered.labels, poisoned, cover, len(planted.sample_id) > 0, targets)
+    nobody = np.zeros(len(delivered), bool)
+    if not len(planted.sample_id):
+        return Known(delivered.labels, nobody, nobody, False, np.empty(0, np.int64))
+    match_ids(path, planted.sample_id, delivered)
+    targets = np.unique(delivered.labels[planted.poisoned]) if trigger else np.empty(0, np.int64)
+    return Known(delivered.labels, planted.poisoned, planted.cover, True, targets)
 
 
 def detector_figures(scores: np.ndarray, known: Known) -> dict[str, Any]:

@@ -12,16 +12,6 @@ GRID = "grid.json"  # all cells, run or not
 TOOK_HOLD = 0.5  # attack success of a backdoor that works
 # Of other seeds than 0 these were looked at while the method was made.
 LOOKED_AT = ("mnist-source_specific-0.1-1", "mnist-source_specific-0.05-2", "mnist-adaptive-0.01-1", "fashion_mnist-none-0-1")
-ASKED = (
-    ("average TPR", "≥ 98 %"),
-    ("average FPR", "≤ 0.05 %"),
-    ("TPR, patch and pixel triggers at 1 %", "≥ 99 %"),
-    ("right target named, and no other label", "≥ 95 %"),
-    ("attack success after cleansing, above the perfect filter's: largest", "≤ 2 points"),
-    ("… in so many cells at most 2 points", ""),
-    ("accuracy after cleansing, below the perfect filter's: average", "≤ 0.5 points"),
-    ("calibration error in the labels named, average", ""),
-)
 Result = dict[str, Any]
 
 
@@ -32,12 +22,12 @@ def tables(folder: Path) -> str:
     wanted = read_json(folder / GRID)["cells"]
     results = {name: read_json(folder / f"{name}.json") for name in wanted if (folder / f"{name}.json").exists()}
     planted = {name: one for name, one in results.items() if one["attack_success_rate"] is not None}
-    by_name = {name: one for name, one in planted.items() if one["attack_success_rate"] >= TOOK_HOLD}
-    working = list(by_name.values())
+    held = {name: one for name, one in planted.items() if one["attack_success_rate"] >= TOOK_HOLD}
+    working = list(held.values())
     nothing = [one for one in results.values() if one["attack_success_rate"] is None]
     parts = [_head(wanted, list(results.values()), working)]
     if working:
-        parts += [_totals(by_name), _by_poison(wanted, planted), _by_detector(working)]
+        parts += [_totals(held), _by_poison(wanted, planted), _by_detector(working)]
     if nothing:
         parts.append(_null(nothing))
     return "\n".join(parts)
@@ -70,7 +60,7 @@ def _totals(working: dict[str, Result]) -> str:
         "not looked at": [one for name, one in working.items() if name not in known],
     }
     columns = {f"{title}: {_counted(some)}": _figures(some) for title, some in parts.items() if some}
-    rows = [(*row, *(figures[place] for figures in columns.values())) for place, row in enumerate(ASKED)]
+    rows = [(*asked, *(figures[asked] for figures in columns.values())) for asked in next(iter(columns.values()))]
     head = ["over the cells whose backdoor works", "target", *columns]
     return "\n".join([_row(head), "|---" * len(head) + "|", *map(_row, rows), ""])
 
@@ -79,22 +69,22 @@ def _counted(some: list[Result]) -> str:
     return ", ".join(f"{count} of {dataset}" for dataset, count in Counter(one["dataset"] for one in some).items())
 
 
-def _figures(working: list[Result]) -> tuple[str, ...]:
-    """What is measured of all that is asked for."""
+def _figures(working: list[Result]) -> dict[tuple[str, str], str]:
+    """What is measured, by what is asked for and its target."""
     lost = [one["perfect_filter"]["accuracy"] - one["cleansed"]["accuracy"] for one in working]
     left = [one["cleansed"]["attack_success_rate"] - one["perfect_filter"]["attack_success_rate"] for one in working]
     stamps = [one for one in working if one["poison"] in ("watermark", "pixel", "random_patch") and one["rate"] == 0.01]
     known = [one["calibration_error"] for one in working if one["calibration_error"] is not None]
-    return (
-        _percent(mean(one["tpr"] for one in working), 2),
-        _percent(mean(one["fpr"] for one in working), 3),
-        _percent(mean(one["tpr"] for one in stamps), 2) if stamps else "not run",
-        _share(working, _right),
-        f"{100 * max(left):.1f} points",
-        _share(left, lambda one: one <= 0.02),
-        f"{100 * mean(lost):.2f} points",
-        f"{mean(known):.4f} ({len(known)} cells)" if known else "no label named",
-    )
+    return {
+        ("average TPR", "≥ 98 %"): _percent(mean(one["tpr"] for one in working), 2),
+        ("average FPR", "≤ 0.05 %"): _percent(mean(one["fpr"] for one in working), 3),
+        ("TPR, patch and pixel triggers at 1 %", "≥ 99 %"): _percent(mean(one["tpr"] for one in stamps), 2) if stamps else "not run",
+        ("right target named, and no other label", "≥ 95 %"): _share(working, _right),
+        ("attack success after cleansing, above the perfect filter's: largest", "≤ 2 points"): f"{100 * max(left):.1f} points",
+        ("… in so many cells at most 2 points", ""): _share(left, lambda one: one <= 0.02),
+        ("accuracy after cleansing, below the perfect filter's: average", "≤ 0.5 points"): f"{100 * mean(lost):.2f} points",
+        ("calibration error in the labels named, average", ""): f"{mean(known):.4f} ({len(known)} cells)" if known else "no label named",
+    }
 
 
 def _by_poison(wanted: list[str], planted: dict[str, Result]) -> str:

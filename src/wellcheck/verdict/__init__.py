@@ -68,6 +68,11 @@ class Verdict:
         return flagged
 
     @property
+    def not_examined(self) -> int:
+        """How many labels have too few samples."""
+        return sum(bool(one.note) for one in self.labels)
+
+    @property
     def p_value(self) -> float:
         """The smallest of the labels'; `Charge` says what it is worth."""
         return min((one.p_value for one in self.labels), default=1.0)

@@ -24,7 +24,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "p_value": verdict.p_value,
         "flagged": int(flagged.sum()),
         "threshold": CONVICTS,
-        "not_examined": sum(bool(one.note) for one in verdict.labels),
+        "not_examined": verdict.not_examined,
         "labels": [
             {
                 "label": one.label,

@@ -81,12 +81,16 @@ class Witness:
         """
         found = np.zeros(len(self.labels), bool)
         for answer in np.unique(self.labels):
-            rows = np.flatnonzero(self.labels == answer)
-            known = ordinary[rows] & (self.margins[rows] > 0)
-            if known.sum() > NEAREST:
-                distance = self.nearest(rows, evenly(rows[known], REFERENCES))[0].mean(1)
-                found[rows] = distance <= np.quantile(distance[known], TYPICAL)
+            known = self._known(answer, ordinary)
+            if len(known) > NEAREST:
+                rows = np.flatnonzero(self.labels == answer)
+                distance = self.nearest(rows, evenly(known, REFERENCES))[0].mean(1)
+                found[rows] = distance <= np.quantile(distance[np.isin(rows, known)], TYPICAL)
         return found
+
+    def _known(self, answer: int, ordinary: np.ndarray) -> np.ndarray:
+        """The ordinary samples that it answers so, as labelled: int64 [n]."""
+        return np.flatnonzero(ordinary & (self.labels == answer) & (self.margins > 0))
 
     def nearest(self, rows: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The five samples of `among` (int64 [m], more than five) nearest to each row (int64 [n]) in its features, itself excepted.
@@ -108,7 +112,7 @@ class Witness:
         answers, features = self.answers(images), self._embedded(images)
         found = np.full(len(images), -1)
         for answer in np.unique(answers):
-            known = evenly(np.flatnonzero(ordinary & (self.labels == answer) & (self.margins > 0)), REFERENCES)
+            known = evenly(self._known(answer, ordinary), REFERENCES)
             if len(known) > NEAREST:
                 farthest = np.quantile(self.nearest(known, known)[0].mean(1), TYPICAL)
                 mine = np.flatnonzero(answers == answer)
