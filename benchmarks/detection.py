@@ -24,6 +24,7 @@ import torch
 
 from wellcheck import datasets, metrics, params, poisons, provenance, training, verdict
 from wellcheck.artifacts import cache_folder, write_json
+from wellcheck.assessment import Known, detector_figures
 from wellcheck.detection_results import GRID, TOOK_HOLD
 from wellcheck.detectors import DETECTORS
 from wellcheck.detectors.case import Case
@@ -121,7 +122,7 @@ def grid() -> Iterator[Cell]:
         for number in range(4 * seed, 4 * seed + 4):
             yield from (Cell(dataset, "none", 0.0, number) for dataset in sets)
             yield from (Cell(dataset, "label_noise", 0.05, number) for dataset in sets)
-    yield from (Cell("cifar10", poison, 0.05, 0) for poison in ("watermark", "blend", "none", "label_noise"))
+    yield from (Cell("cifar10", poison, 0.0 if poison == "none" else 0.05, 0) for poison in ("watermark", "blend", "none", "label_noise"))
 
 
 def main() -> None:
@@ -262,8 +263,8 @@ def caught(reached: verdict.Verdict, plan: poisons.Plan) -> dict[str, float | No
 
 def judged(reached: verdict.Verdict, case: Case, plan: poisons.Plan, *, slow: bool) -> dict[str, Any]:
     """The verdict and every detector, held against what was planted."""
-    counted = ~plan.cover  # cover samples are neither poison nor innocent
-    asked = counted & np.isin(case.labels, reached.convicted)
+    asked = np.isin(case.labels, reached.convicted) & ~plan.cover  # cover samples are neither poison nor innocent
+    known = Known(case.labels, plan.poisoned, plan.cover, True, np.unique(plan.labels[plan.poisoned]))
     hits = caught(reached, plan)
     left_out = {NEEDS_A_MAP} if slow else {NEEDS_A_MAP, TAKES_LONG}
     strongest = max(reached.labels, key=lambda one: (one.convicted, one.evidence))
@@ -279,20 +280,16 @@ def judged(reached: verdict.Verdict, case: Case, plan: poisons.Plan, *, slow: bo
         "tpr": hits["tpr"],
         "fpr": hits["fpr"],
         "calibration_error": metrics.calibration_error(reached.probability[asked], plan.poisoned[asked]),
-        "detectors": {
-            name: score(case, name, plan.poisoned, counted) for name, one in DETECTORS.items() if not one.trusted and name not in left_out
-        },
+        "detectors": {name: score(case, name, known) for name, one in DETECTORS.items() if not one.trusted and name not in left_out},
     }
 
 
-def score(case: Case, name: params.DetectorName, poisoned: np.ndarray, counted: np.ndarray) -> dict[str, Any]:
+def score(case: Case, name: params.DetectorName, known: Known) -> dict[str, Any]:
     """One detector's ranking, and its flags by the rule that all of them share."""
     start = time.perf_counter()
     scores = DETECTORS[name].score(case)
     seconds = time.perf_counter() - start
-    known = counted & ~np.isnan(scores)
-    flags = metrics.suspicious(scores)
-    return {**metrics.ranking(scores[known], poisoned[known]), **metrics.flagging(flags[counted], poisoned[counted]), "seconds": seconds}
+    return {**detector_figures(scores, known), "seconds": seconds}
 
 
 if __name__ == "__main__":
