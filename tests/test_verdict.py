@@ -598,6 +598,24 @@ def test_of_two_halves_the_one_that_turns_other_images_is_tried(turned: bool) ->
     assert facing(small, bright, samples, seed=0) is small
 
 
+def test_what_is_left_out_is_counted_of_the_halves_that_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dark half is found, and odd images in it; the bright one turns others, and with it and the odd ones 80 % would be left out."""
+    samples, _ = stamped(100, lambda images: images // 2 + 127)
+    samples.labels[200:] = 1
+    places = np.arange(200)
+    found = [
+        SimpleNamespace(rows=places, log_odds=np.where(members, 9.0, -9.0), gain=gain)
+        for members, gain in ((places >= 100, 2.0), (places >= 140, 1.0))
+    ]
+    monkeypatch.setattr(verdict, "find_groups", lambda *_, **__: [(0, found)])
+    monkeypatch.setattr(verdict, "clusters", lambda _: [])
+    bright: Any = SimpleNamespace(answers=lambda images: np.where(images.mean((1, 2, 3)) > 180, 0, 1))
+    case: Any = SimpleNamespace(seed=0)
+    odd = np.where(np.arange(len(samples)) >= 140, 0.4, 0.0)
+    tried = list(verdict._accused(case, {"penultimate": samples.images}, odd, bright, samples))
+    assert [one.suspects.tolist() for one in tried] == [list(range(100))]
+
+
 @pytest.mark.parametrize("smaller", [True, False])
 def test_of_what_is_half_of_its_label_the_more_foreign_side_is_accused(smaller: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, here = np.arange(120), np.arange(100)  # the first hundred carry the label, the first 45 of them are poison

@@ -21,7 +21,7 @@ from wellcheck.verdict.charges import CHARGES, CONVICTS, Accused, Finding, evide
 from wellcheck.verdict.examination import Examination, appeal, examine, facing
 from wellcheck.verdict.refinement import Judge, refine
 from wellcheck.verdict.transfer import Pattern, common
-from wellcheck.verdict.witness import Witnesses
+from wellcheck.verdict.witness import Witness, Witnesses
 
 GROUPS = 3  # per label and layer
 MOST = 0.7  # of a label that its groups may take
@@ -88,10 +88,7 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
     whitened = {layer: whiten(case, layer) for layer in LAYERS}
     witnesses = Witnesses(train, recipe, case.device, cache)
     suspected = witnesses.hear(classifier, "model under suspicion")
-    accused = [
-        one if looks_foreign(one, disagreement) else facing(one, suspected, train, case.seed)
-        for one in _accused(case, whitened, disagreement)
-    ]
+    accused = list(_accused(case, whitened, disagreement, suspected, train))
     examination = appeal(examine(accused, suspected, witnesses), witnesses)
     foreign = examination.convicted_samples()
     probability, reference, unseen = np.zeros(len(train)), examination.reference, examination.unseen
@@ -116,7 +113,9 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
     return Verdict(labels, examination, probability, reference.labels, unseen, votes, patterns)
 
 
-def _accused(case: Case, whitened: Mapping[str, np.ndarray], disagreement: np.ndarray) -> Iterator[Accused]:
+def _accused(
+    case: Case, whitened: Mapping[str, np.ndarray], disagreement: np.ndarray, suspected: Witness, train: Samples
+) -> Iterator[Accused]:
     found: dict[int, list[Accused]] = {}
     for layer, values in whitened.items():
         for label, groups in find_groups(case, layer, values, disagreement, most=GROUPS):
@@ -128,7 +127,8 @@ def _accused(case: Case, whitened: Mapping[str, np.ndarray], disagreement: np.nd
             accused = Accused(one.label, "activation clustering", one.rows, one.smaller.astype(np.float64))
             found.setdefault(one.label, []).append(accused)
     for mine in found.values():
-        yield from put_on_trial(mine, disagreement)
+        faced = [one if looks_foreign(one, disagreement) else facing(one, suspected, train, case.seed) for one in mine]
+        yield from put_on_trial(faced, disagreement)
 
 
 def put_on_trial(groups: Sequence[Accused], disagreement: np.ndarray) -> list[Accused]:
