@@ -14,7 +14,7 @@ from wellcheck.errors import InputError
 from wellcheck.gradients import answers, as_pixels, by_image, ready, together
 from wellcheck.models import Classifier
 
-BATCH = 512  # images, or changed copies of them, in one pass
+BATCH = 128  # images, or changed copies of them, in one pass: with what a gradient needs of more, caches overflow
 
 Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -8,7 +8,7 @@ import torch
 from wellcheck.models import Classifier
 from wellcheck.progress import progress
 
-BATCH = 1024
+BATCH = 256  # images in one pass: what more of them leave between layers is beyond a core's caches
 
 
 @dataclass(frozen=True)

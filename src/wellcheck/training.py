@@ -34,7 +34,7 @@ from wellcheck.samples import Samples
 
 CHECKPOINT_SECONDS = 10.0  # at most so much work is lost to a kill
 CHECKPOINTS_KEPT = 20  # finished ones too: the same data and recipe are never trained twice
-EVALUATION_BATCH = 1024
+EVALUATION_BATCH = 256
 WARM_UP = 0.2  # of all steps, with a one_cycle schedule
 FARTHEST_SHIFT = 8  # an eighth of the side, when augmenting
 

@@ -15,7 +15,7 @@ from wellcheck.models import Classifier
 from wellcheck.params import LayerName
 from wellcheck.progress import progress
 
-BATCH = 1024
+BATCH = 256  # images in one pass: what more of them leave between layers is beyond a core's caches
 WIDEST_MAP = 4096  # values of a feature map that are kept
 HALF_RANGE = float(np.finfo(np.float16).max)
 

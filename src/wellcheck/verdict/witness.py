@@ -21,7 +21,7 @@ LEAST_EPOCHS = 10  # of a reference
 NEAREST = 5  # neighbours
 REFERENCES = 2000  # of one answer, among which neighbours are sought
 TYPICAL = 0.95  # quantile of how far apart ordinary samples lie
-BATCH = 1024
+BATCH = 256
 
 
 @enum.unique
