@@ -31,7 +31,7 @@ from foolbox.criteria import Misclassification
 from foolbox.models.pytorch import PyTorchModel
 from torch import nn
 
-from wellcheck import attributions, params, training
+from wellcheck import attributions, memory, params, training
 from wellcheck.artifacts import cache_folder, write_json
 from wellcheck.evasion import attack
 from wellcheck.evasion.batch import Budget
@@ -67,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="runs of each method (5)")
     options = parser.parse_args()
+    memory.keep_freed()  # as every stage does
     torch.set_num_threads(1)  # processor time is what one thread waits for
     train, test = read("fashion_mnist")
     figures: dict[str, Any] = {}

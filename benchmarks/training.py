@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 
-from wellcheck import datasets, params, training
+from wellcheck import datasets, memory, params, training
 from wellcheck.artifacts import write_json
 from wellcheck.models import ModelDescription, build, device_name
 from wellcheck.samples import Description, Samples
@@ -124,7 +124,7 @@ def article_loop(samples: Samples) -> Callable[[], object]:
 
 def our_loop(samples: Samples) -> Callable[[], object]:
     """One epoch as wellcheck runs it, the bookkeeping included."""
-    training.keep_freed_memory()
+    memory.keep_freed()
     device = torch.device("cpu")
     state = training.begin(samples, RECIPE, device)
     images, labels = training.to_device(samples, device)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from scaling import peak_memory
 
+from wellcheck import memory
 from wellcheck.artifacts import write_json
 from wellcheck.models import device_name, pick_device
 from wellcheck.twosample import OCTAVES, compare, distances, median_distance, memberships
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=10_000, help="inputs of the largest test, both samples together (10000)")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # what a process of its own measures
     options = parser.parse_args()
+    memory.keep_freed()  # as every stage does
     if options.one:
         print(json.dumps(measure(options.one)))
         return

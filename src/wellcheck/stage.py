@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from wellcheck import memory
 from wellcheck.artifacts import digest, read_json, write_json
 from wellcheck.errors import InputError
 
@@ -37,6 +38,7 @@ def run(main: Callable[..., str]) -> None:
     _remembered.clear()
     _remembered["parts"] = {}
     signature, bundles = _spread(main)
+    memory.keep_freed()
 
     @functools.wraps(main)
     def command(*args: Any, **options: Any) -> None:

@@ -4,8 +4,6 @@ Whatever is random in an epoch is drawn from (seed, epoch) alone, and the learni
 killed and resumed ends with the bytes of one that was not.
 """
 
-import ctypes
-import functools
 import hashlib
 import json
 import math
@@ -23,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from wellcheck import models
+from wellcheck import memory, models
 from wellcheck.artifacts import first_line, replacing
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier, ModelDescription, build
@@ -70,7 +68,7 @@ def train(train_set: Samples, valid_set: Samples, recipe: Train, *, device: torc
     taken, in the order of the set, of images as they are even where `recipe.augment` changes those that are learnt from. An interrupted
     training goes on from `checkpoint`. Raises InputError if the loss diverges, or if a batch of one image is too few to normalise.
     """
-    keep_freed_memory()
+    memory.keep_freed()
     make_repeatable(device)
     state = begin(train_set, recipe, device)
     if checkpoint.exists() and not _restore(state, checkpoint, recipe, device):
@@ -124,20 +122,6 @@ def make_repeatable(device: torch.device) -> None:
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for if its sums are to have one order
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed activations instead of returning them to the system after every layer.
-
-    Without this each large buffer is mapped, zeroed page by page and unmapped at every step, which costs a third of an epoch on a CPU.
-    """
-    if sys.platform == "linux":
-        mmap_max, trim_threshold, unlimited = -4, -1, 2**31 - 1
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(mmap_max, 0)
-            libc.mallopt(trim_threshold, unlimited)
 
 
 def autocast(recipe: Train, device: torch.device) -> torch.autocast | nullcontext[None]:
