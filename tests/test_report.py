@@ -20,7 +20,7 @@ from wellcheck.experiments import read as read_experiment
 from wellcheck.report.charts import Line, line_chart, ticks
 from wellcheck.report.evidence import gather, images
 from wellcheck.report.maps import build_maps
-from wellcheck.report.page import render
+from wellcheck.report.page import beside_article, render
 from wellcheck.report.rounding import figure, percent
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -115,6 +115,14 @@ def test_the_articles_figures_stand_beside_ours_and_differences_are_named(tmp_pa
     assert "0.432" in page
     assert "does not have the experiment’s settings" in page
     assert "<code>dataset.name</code> is digits instead of fashion_mnist" in page
+
+
+def test_every_figure_of_a_run_can_stand_beside_an_articles(tmp_path: Path) -> None:
+    """`results.publish` has them from the files of reports/metrics, the report from what it gathered."""
+    experiment = read_experiment("mnist_backdoor", ROOT / "experiments")
+    table = beside_article(gather(make_files(tmp_path, Case())), settings(), experiment)
+    assert table is not None and len(table["figures"]) > 5
+    assert [one["name"] for one in table["figures"] if one["ours"] is None] == []
 
 
 def test_the_articles_rates_stand_beside_ours_layer_by_layer(tmp_path: Path) -> None:

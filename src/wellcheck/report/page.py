@@ -246,7 +246,8 @@ def beside_article(evidence: Evidence, params: Params, experiment: Experiment | 
         "adversarial_detection": "watched",
     }
     metrics = {name: read_json(getattr(evidence.files, field)) for name, field in others.items()}
-    ours = {"classify": evidence.classify, "history": {variant: rows[-1] for variant, rows in evidence.history.items()}, **metrics}
+    history = {variant: rows[-1] for variant, rows in evidence.history.items()}
+    ours = {"classify": evidence.classify, "poison_detection": evidence.detection, "history": history, **metrics}
     figures = [
         {"name": one.name, "article": one.value, "ours": flatten(ours).get(one.ours)}
         for one in (experiment.article.figures if experiment.article else [])
