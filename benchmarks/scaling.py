@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wellcheck import memory
 from wellcheck.artifacts import write_json, write_text
 from wellcheck.detectors import DETECTORS
 from wellcheck.detectors.case import Case
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)  # detector, samples, features: what a process of its own does
     options = parser.parse_args()
     if options.one:
+        memory.keep_freed()  # as every stage does
         name, count, path = options.one
         print(json.dumps(measure(name, int(count), Path(path))))
         return

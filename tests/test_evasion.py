@@ -130,6 +130,15 @@ def test_the_smallest_gradient_has_a_direction() -> None:
     assert told(L2.steepest(tiny)) == [[0.6, -0.8]] and told(L2.steepest(0 * tiny)) == [[0, 0]]
 
 
+@pytest.mark.parametrize("units", [1, 100, 170, 293, 10**6])
+def test_the_smallest_gradient_moves_no_pixel_too_far(units: int) -> None:
+    """A float's last unit is what a very sure model leaves of its gradient: a thousandth of it is rounded, up too."""
+    one = batch([[0.5, 0.5]], (1.0, 0.0), (0.0, -1.0))
+    least = torch.finfo(torch.float32).smallest_normal * torch.finfo(torch.float32).eps
+    small = replace(one, slope=one.slope._replace(gradient=torch.full((1, 1, 2, 1), -units * least)))
+    assert (max_normed(small, 0.003) - one.clean).flatten().tolist() == pytest.approx([-0.003, -0.003], abs=1e-6)
+
+
 def test_squares_need_no_unsure_model() -> None:
     # Both logits a thousand times as large: cross-entropy is 0 wherever the answer is as before, and ranks nothing.
     pixels = torch.rand((60, 2), generator=torch.Generator().manual_seed(0)).tolist()
