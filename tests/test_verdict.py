@@ -605,7 +605,7 @@ def test_what_is_left_out_is_counted_of_the_halves_that_are_tried(monkeypatch: p
     places = np.arange(200)
     found = [
         SimpleNamespace(rows=places, log_odds=np.where(members, 9.0, -9.0), gain=gain)
-        for members, gain in ((places >= 100, 2.0), (places >= 140, 1.0))
+        for members, gain in ((places >= 100, 2.0), (places >= 140, 1.0), (places >= 160, 0.09))  # the last one explains too little
     ]
     monkeypatch.setattr(verdict, "find_groups", lambda *_, **__: [(0, found)])
     monkeypatch.setattr(verdict, "clusters", lambda _: [])

@@ -18,7 +18,7 @@ from wellcheck.metrics import spread
 from wellcheck.params import Train
 from wellcheck.samples import Samples
 from wellcheck.verdict.charges import CHARGES, CONVICTS, Accused, Finding, evidence_of
-from wellcheck.verdict.examination import Examination, appeal, examine, facing
+from wellcheck.verdict.examination import LEAST_GAIN, Examination, appeal, examine, facing
 from wellcheck.verdict.refinement import Judge, refine
 from wellcheck.verdict.transfer import Pattern, common
 from wellcheck.verdict.witness import Witness, Witnesses
@@ -120,7 +120,7 @@ def _accused(
     for layer, values in whitened.items():
         for label, groups in find_groups(case, layer, values, disagreement, most=GROUPS):
             found.setdefault(label, []).extend(
-                Accused(label, f"mixture in {layer}", one.rows, expit(one.log_odds), one.gain) for one in groups
+                Accused(label, f"mixture in {layer}", one.rows, expit(one.log_odds), one.gain) for one in groups if one.gain >= LEAST_GAIN
             )
     for one in clusters(case):
         if one.suspicious:
