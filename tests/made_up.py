@@ -286,6 +286,7 @@ def said(case: Case, flagged: int, convicted: list[int]) -> dict[str, Any]:
     """verdict.json: strong evidence against the convicted labels, next to none against the others."""
     finding = {"source": "mixture in penultimate", "suspects": 28, "own_content": False, "apart": 2.0}
     finding |= {"held_out": 7, "generalises": 1.0, "turned": 0.1, "legible": 0.97, "p_turned": 0.9, "way": "bent" if case.bent else "added"}
+    finding |= {"everywhere": 0.05, "p_everywhere": 1.0}
     finding |= {"stamped": 0.0, "searched": 0, "marked": 0.0, "p_marked": 1.0}
     labels = []
     for label in range(case.classes):

@@ -18,7 +18,7 @@ from wellcheck.metrics import spread
 from wellcheck.params import Train
 from wellcheck.samples import Samples
 from wellcheck.verdict.charges import CHARGES, CONVICTS, Accused, Finding, evidence_of
-from wellcheck.verdict.examination import LEAST_GAIN, Examination, appeal, examine, facing
+from wellcheck.verdict.examination import LEAST_GAIN, Examination, appeal, examine, facing, last_question
 from wellcheck.verdict.refinement import Judge, refine
 from wellcheck.verdict.transfer import Pattern, common
 from wellcheck.verdict.witness import Witness, Witnesses
@@ -89,7 +89,7 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
     witnesses = Witnesses(train, recipe, case.device, cache)
     suspected = witnesses.hear(classifier, "model under suspicion")
     accused = list(_accused(case, whitened, disagreement, suspected, train))
-    examination = appeal(examine(accused, suspected, witnesses), witnesses)
+    examination = last_question(appeal(examine(accused, suspected, witnesses), witnesses))
     foreign = examination.convicted_samples()
     probability, reference, unseen = np.zeros(len(train)), examination.reference, examination.unseen
     if foreign:

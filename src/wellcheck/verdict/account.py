@@ -65,6 +65,8 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "legible": finding.transfer.legible,
         "p_turned": finding.p_turned,
         "way": finding.transfer.way,
+        "everywhere": finding.transfer.everywhere,
+        "p_everywhere": finding.p_everywhere,
         "searched": finding.searched,
         "marked": finding.marked,
         "p_marked": finding.p_marked,

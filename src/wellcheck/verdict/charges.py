@@ -13,7 +13,10 @@ GENERALISES = 0.25  # share of these that must be answered as labelled by a mode
 CONVICTS = 0.5  # evidence, on a scale from 0 to 1
 ASKED = 5  # foreign samples held out, at least
 TURNED = 0.7  # share of other images that a group's pattern must turn
-TURNED_IF_BENT = 0.8  # where it bends them: kinds of a class differ in shape too
+TURNED_IF_KIND = (
+    0.8  # where it bends them, or turns no others: kinds of a class differ in shape too, and turn the classes that they resemble
+)
+EVERYWHERE = 0.4  # share of images of all other labels, as many of each, that a trigger turns: it need not resemble what it is put on
 KNOWN = 0.25  # share of a group that must be foreign for its pattern to count, but for a stamp: else it may be an unknown kind of its label
 OWN = 0.7  # share of a group that the reference reads as labelled: from here on its content is the label's own
 MARKED = 0.5  # share of its foreign samples that must carry what convicts another label
@@ -61,6 +64,7 @@ class Finding:
     heard_as_half: bool = False  # by a reference that left out only such groups
     apart: float = 0.0  # its gain over the largest among other labels' groups that are at least half as large
     p_turned: float = 1.0  # of so many turned as count, were its pattern like those of other labels' groups
+    p_everywhere: float = 1.0  # of so many turned everywhere, at their rate; asked last, where nothing else convicts the label
     searched: int = 0  # foreign samples that were searched for what convicts another label
     marked: float = 0.0  # share of these that carry it
     p_marked: float = 1.0  # of so many, did they carry it as ordinary images do
@@ -75,13 +79,23 @@ class Finding:
 
         They must stay legible; where the content is the label's own the pattern must be strong, and spoils some.
         """
-        known, legible = (True, OWN_LEGIBLE) if self.surely_own else (self.foreign >= KNOWN or self.bare >= FOREIGN, LEGIBLE)
+        known, legible = (True, OWN_LEGIBLE) if self.surely_own else (self.known, LEGIBLE)
         return self.transfer.turned if known and self.transfer.legible >= legible else self.transfer.stamped
+
+    @property
+    def known(self) -> bool:
+        """Whether the reference knows what the group shows: enough of it is foreign, or with two classes bare."""
+        return self.foreign >= KNOWN or self.bare >= FOREIGN
 
     @property
     def bent(self) -> bool:
         """Whether what counts is a displacement."""
         return self.transfer.way == "bent" and self.counted > self.transfer.stamped
+
+    @property
+    def narrow(self) -> bool:
+        """Whether its pattern is known to turn hardly any images but those of what the group shows."""
+        return self.transfer.everywhere is not None and self.transfer.everywhere < EVERYWHERE
 
     @property
     def own_content(self) -> bool:
@@ -117,8 +131,14 @@ def by_content(finding: Finding) -> Charge:
 def by_pattern(finding: Finding) -> Charge:
     """A pattern that turns other images and leaves them legible, on a group whose own content is understood; or a stamp that does."""
     own = min(finding.counted / OWN_TURNED, finding.apart / APART)
-    other = max(finding.transfer.stamped / TURNED, finding.counted / (TURNED_IF_BENT if finding.bent else TURNED))
+    other = max(finding.transfer.stamped / TURNED, finding.counted / (TURNED_IF_KIND if finding.bent or finding.narrow else TURNED))
     return Charge(CONVICTS * (own if finding.surely_own else other), finding.p_turned)
+
+
+def by_breadth(finding: Finding) -> Charge:
+    """A pattern that turns images of whatever class, if not so many, on a group whose content is understood and another label's."""
+    asked = finding.known and not finding.surely_own
+    return Charge(CONVICTS * (finding.transfer.everywhere or 0.0) / EVERYWHERE if asked else 0.0, finding.p_everywhere)
 
 
 def by_mark(finding: Finding) -> Charge:
@@ -136,4 +156,4 @@ def is_guilty(finding: Finding, tried: int) -> bool:
     return any(charge(finding).holds(tried) for charge in CHARGES)
 
 
-CHARGES = (by_content, by_pattern, by_mark)
+CHARGES = (by_content, by_pattern, by_mark, by_breadth)

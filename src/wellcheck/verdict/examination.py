@@ -20,7 +20,7 @@ from scipy.special import bdtrc  # the binomial's upper tail, without the second
 
 from wellcheck.metrics import proportion_interval
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import ASKED, FOREIGN, KNOWN, OWN, TURNED, Accused, Finding, by_mark, by_pattern, is_guilty
+from wellcheck.verdict.charges import ASKED, FOREIGN, KNOWN, OWN, TURNED, Accused, Finding, by_breadth, by_mark, by_pattern, is_guilty
 from wellcheck.verdict.transfer import LARGEST, LEGIBLE, STRONGER, TESTED, Load, Transfer, added, carriers, common, try_on_others
 from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses, evenly
 
@@ -79,7 +79,7 @@ class Examination:
 
 def _turning(findings: Sequence[Finding]) -> list[Finding]:
     """Those whose pattern convicts their label, the most telling ones last; of equal ones those that are bent."""
-    convicting = [one for one in findings if by_pattern(one).holds(len(findings))]
+    convicting = [one for one in findings if any(charge(one).holds(len(findings)) for charge in (by_pattern, by_breadth))]
     return sorted(convicting, key=lambda one: (one.counted, one.bent))
 
 
@@ -303,16 +303,39 @@ def apart(finding: Finding, findings: Sequence[Finding]) -> float:
     return mine.gain / max([*gains, LEAST_GAIN])
 
 
-def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
-    """The binomial p-value of so many turned images, if the group's pattern were like the most telling ones of innocent labels.
+def last_question(examination: Examination) -> Examination:
+    """The examination once labels that nothing convicts have been asked whether a pattern of theirs turns images of whatever class.
 
-    The null: the rate that one in twenty groups of other labels exceeds, of those whose content is as much or as little their own.
+    What tells a kind of a class turns those classes that it resembles; a trigger turns any, be it fewer than is asked of a pattern that is
+    put on images of the group's own content. Last, for in a label that is convicted groups of which a part is poison do so too.
     """
-    alike = [one for one in findings if one.surely_own == finding.surely_own and one.accused.label != finding.accused.label]
+    findings = examination.findings
+    convicted = {one.accused.label for one in examination.guilty}
+    heard = [one if one.accused.label in convicted else replace(one, p_everywhere=_everywhere(one, findings)) for one in findings]
+    return replace(examination, findings=heard)
+
+
+def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
+    """The binomial p-value of so many turned images, if the group's pattern were like the most telling ones of innocent labels."""
+    return _as_many(finding, finding.counted, [one.transfer.turned for one in _alike(finding, findings)])
+
+
+def _everywhere(finding: Finding, findings: Sequence[Finding]) -> float:
+    """The same of images of all other labels."""
+    return _as_many(finding, finding.transfer.everywhere or 0.0, [one.transfer.everywhere or 0.0 for one in _alike(finding, findings)])
+
+
+def _alike(finding: Finding, findings: Sequence[Finding]) -> list[Finding]:
+    """The groups of other labels, of those whose content is as much or as little their own."""
+    return [one for one in findings if one.surely_own == finding.surely_own and one.accused.label != finding.accused.label]
+
+
+def _as_many(finding: Finding, share: float, others: Sequence[float]) -> float:
+    """The binomial p-value of this share of the images that a pattern was put on, at the rate that one in twenty of the others exceeds."""
     bounds = INNOCENT_OWN_TURNS if finding.surely_own else INNOCENT_TURNS
-    rate = np.clip(np.quantile([one.transfer.turned for one in alike], 1 - INNOCENT) if alike else 1.0, *bounds)
+    rate = np.clip(np.quantile(others, 1 - INNOCENT) if others else 1.0, *bounds)
     tested = finding.transfer.tested
-    return float(bdtrc(round(finding.counted * tested) - 1, tested, rate))
+    return float(bdtrc(round(share * tested) - 1, tested, rate))
 
 
 def _transfer(
@@ -327,10 +350,24 @@ def _transfer(
     shown = content[content != group.label]
     if len(shown) <= len(content) / 2:
         shown = train.labels[train.labels != group.label]
-    candidates = np.flatnonzero(ordinary & np.isin(train.labels, shown))
-    classes = len(train.description.class_names)
-    chances = np.bincount(shown, minlength=classes) / np.maximum(np.bincount(train.labels[candidates], minlength=classes), 1)
+    images = _drawn(train, ordinary, np.bincount(shown, minlength=len(train.description.class_names)), rng)
+    everyone = _of_all_others(train, ordinary, group.label, rng.spawn(1)[0]) if harder else None
+    return try_on_others(pattern, group.label, images, suspected, reference, harder=harder, everyone=everyone)
+
+
+def _of_all_others(train: Samples, ordinary: np.ndarray, label: int, rng: np.random.Generator) -> np.ndarray | None:
+    """Ordinary images of all other labels, as many of each, uint8 [n, C, H, W]; None where these are fewer than LEAST_OTHERS."""
+    others = np.bincount(train.labels[ordinary], minlength=len(train.description.class_names)) > 0
+    others[label] = False
+    return _drawn(train, ordinary, others, rng) if others.sum() >= LEAST_OTHERS else None
+
+
+def _drawn(train: Samples, ordinary: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Some ordinary images, uint8 [n, C, H, W], in which labels have these shares (of any sum, [K])."""
+    candidates = np.flatnonzero(ordinary & (shares[train.labels] > 0))
+    chances = shares / np.maximum(np.bincount(train.labels[candidates], minlength=len(shares)), 1)
     weights = chances[train.labels[candidates]]
     few = min(TESTED, len(candidates))
     chosen = rng.choice(candidates, few, replace=False, p=weights / weights.sum()) if few else candidates
-    return try_on_others(pattern, group.label, train.images[np.sort(chosen)], suspected, reference, harder=harder)
+    images: np.ndarray = train.images[np.sort(chosen)]
+    return images

@@ -5,7 +5,7 @@ images of other classes it is a test with a control: a model that never saw the 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ TINY = 1e-9
 BATCH = 1024
 LARGEST = 1000  # images of a group that are matched for its pattern
 LEGIBLE = 0.9  # share of images that must stay legible to a model that never saw the group
+WORTH_ASKING = 0.3  # share of images that must be turned before more are tried
 FOLDS = 5  # of the members of a group, for `carried`
 RARE = 0.99  # quantile of ordinary images
 CHANCE = 3.0  # standard errors: a mean below is as good as nothing
@@ -46,6 +47,17 @@ class Pattern:
     colour: np.ndarray  # float32 [C, H, W] in [0, 255]
     displacement: np.ndarray  # float32 [2, 4, 4]: by how many rows and columns further off the pixels come from, smooth in between
 
+    def ways(self, *, harder: bool) -> list["Way"]:
+        """How it may be put on images: as it is and, if `harder`, stronger, bent and pasted."""
+        ways = [Way("added", lambda images: self.add(images, 1.0))]
+        if harder:
+            ways.extend(Way("added", functools.partial(self.add, strength=strength)) for strength in STRONGER)
+            if self.displacement.any():
+                ways.append(Way("bent", lambda images: self.bend(images, BENT)))
+            if self.weight.any():
+                ways.append(Way("pasted", self.paste))
+        return ways
+
     def add(self, images: np.ndarray, strength: float) -> np.ndarray:
         """Images uint8 [N, C, H, W] with the difference on them."""
         return added(images, self.difference, strength)
@@ -59,6 +71,13 @@ class Pattern:
         """Images uint8 [N, C, H, W] with their pixels displaced."""
         changed: np.ndarray = bent(images, strength * self.displacement).round().clip(0, 255).astype(np.uint8)
         return changed
+
+
+class Way(NamedTuple):
+    """One way to put a pattern on images uint8 [N, C, H, W]."""
+
+    name: str  # added, pasted or bent
+    put_on: Callable[[np.ndarray], np.ndarray]
 
 
 def added(images: np.ndarray, difference: np.ndarray, strength: float) -> np.ndarray:
@@ -77,6 +96,7 @@ class Transfer:
     tested: int  # images
     way: str = ""  # how the pattern was put on them: added, pasted or bent
     stamped: float = 0.0  # share that is turned, where most stay legible, by what is pasted on SMALL of the pixels at most
+    everywhere: float | None = None  # share of images of all other labels that is turned, where most stay legible; None if not asked
 
 
 def common(train: Samples, members: np.ndarray, reference: Witness, ordinary: np.ndarray) -> Pattern:
@@ -323,26 +343,37 @@ def _matches(rows: np.ndarray, reference: Witness, ordinary: np.ndarray) -> np.n
     return matched
 
 
-def try_on_others(pattern: Pattern, label: int, images: np.ndarray, suspected: Witness, reference: Witness, *, harder: bool) -> Transfer:
+def try_on_others(
+    pattern: Pattern,
+    label: int,
+    images: np.ndarray,
+    suspected: Witness,
+    reference: Witness,
+    *,
+    harder: bool,
+    everyone: np.ndarray | None = None,
+) -> Transfer:
     """Put the pattern on images uint8 [n, C, H, W] of other classes as it is and, if `harder`, stronger, pasted and bent.
 
-    The most telling legible way counts. Without images nothing is turned, and nothing is known to be legible.
+    The most telling legible way counts. Without images nothing is turned, and nothing is known to be legible. Where that way turns some,
+    it is tried on `everyone` too: images uint8 [m, C, H, W] of all other classes, as many of each.
     """
     if not len(images):
         return Transfer(pattern, 0.0, 0.0, 0)
-    ways = [("added", pattern.add(images, 1.0))]
-    if harder:
-        ways.extend(("added", pattern.add(images, strength)) for strength in STRONGER)
-        if pattern.displacement.any():
-            ways.append(("bent", pattern.bend(images, BENT)))
-        if pattern.weight.any():
-            ways.append(("pasted", pattern.paste(images)))
-    content = reference.answers(images)
-    found = []
-    for way, changed in ways:
+
+    def tried(way: Way, images: np.ndarray, content: np.ndarray) -> Transfer:
+        changed = way.put_on(images)
         kept = reference.answers(changed) == content
         turned = suspected.answers(changed) == label
-        found.append(Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images), way))
+        return Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images), way.name)
+
+    content = reference.answers(images)
+    found = [(tried(way, images, content), way) for way in pattern.ways(harder=harder)]
+    best, way = max(found, key=lambda one: (one[0].legible >= LEGIBLE, one[0].turned))
     small = (pattern.weight > 0).mean() <= SMALL
-    stamped = max((one.turned for one in found if one.way == "pasted" and small and one.legible >= LEGIBLE), default=0.0)
-    return replace(max(found, key=lambda one: (one.legible >= LEGIBLE, one.turned)), stamped=stamped)
+    stamped = max((one.turned for one, _ in found if one.way == "pasted" and small and one.legible >= LEGIBLE), default=0.0)
+    everywhere = None
+    if everyone is not None and best.legible >= LEGIBLE and best.turned >= WORTH_ASKING:
+        anywhere = tried(way, everyone, reference.answers(everyone))
+        everywhere = anywhere.turned if anywhere.legible >= LEGIBLE else 0.0
+    return replace(best, stamped=stamped, everywhere=everywhere)
