@@ -21,14 +21,17 @@ def main(test: Path, model: Path, outcomes: Path, *, figures: Output) -> str:
     known, table = samples.read(test), read_columns(outcomes)
     names = known.description.class_names
     predicted = predict(storage.load(model), known.images, device=device, title="who is missed").labels
+    right = int((predicted == known.labels).sum())
     missed = disparity.rates(predicted != known.labels, known.labels, len(names), confidence)
     mine = (table["variant"] == "trained") & (table["attack"] == settings.attack) & (table["epsilon"] == settings.epsilon)
     attempts = {name: values[mine] for name, values in table.items()}
     # What is missed lies near to another class and is turned easily: among all images a part of the relation is built in.
-    right = attempts["label_before"] == attempts["label"]
-    everywhere, among_right = (_attacked(attempts, rows, missed, confidence) for rows in (np.ones_like(right), right))
+    answered = attempts["label_before"] == attempts["label"]
+    everywhere, among_right = (_attacked(attempts, rows, missed, confidence) for rows in (np.ones_like(answered), answered))
     pairs = disparity.confused_pairs(metrics.confusion_matrix(known.labels, predicted, len(names)), settings.pairs)
     found: dict[str, Any] = {
+        "accuracy": right / max(len(known), 1),
+        "accuracy_interval": metrics.proportion_interval(right, len(known), confidence),
         "missed": _told(missed),
         **_figures(everywhere),
         "answered_right": _figures(among_right),

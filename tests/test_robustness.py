@@ -137,6 +137,8 @@ def test_disparity_says_not_enough_data_where_a_class_is_absent(folder: Path) ->
     assert set(found["attacked"]) == {"untargeted", "least_likely"}
     absent = found["missed"]["per_class"][3]
     assert (absent["rate"], absent["interval"], absent["samples"]) == (None, None, 0)
+    wrong = sum(one["events"] for one in found["missed"]["per_class"])
+    assert found["accuracy"] == (12 - wrong) / 12 and found["accuracy_interval"][0] < found["accuracy"] < found["accuracy_interval"][1]
     outcomes = read_columns(folder / "o.parquet")
     mine = (outcomes["variant"] == "trained") & (outcomes["attack"] == "pgd_linf") & (outcomes["epsilon"] == 0.1)
     for goal, rates in found["attacked"].items():

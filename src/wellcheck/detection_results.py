@@ -11,7 +11,13 @@ from wellcheck.artifacts import read_json
 GRID = "grid.json"  # all cells, run or not
 TOOK_HOLD = 0.5  # attack success of a backdoor that works
 # Of other seeds than 0 these were looked at while the method was made.
-LOOKED_AT = ("mnist-source_specific-0.1-1", "mnist-source_specific-0.05-2", "mnist-adaptive-0.01-1", "fashion_mnist-none-0-1")
+LOOKED_AT = (
+    "mnist-source_specific-0.1-1",
+    "mnist-source_specific-0.05-2",
+    "mnist-adaptive-0.01-1",
+    "fashion_mnist-none-0-1",
+    "fashion_mnist-none-0-5",
+)
 Result = dict[str, Any]
 
 
