@@ -13,9 +13,7 @@ GENERALISES = 0.25  # share of these that must be answered as labelled by a mode
 CONVICTS = 0.5  # evidence, on a scale from 0 to 1
 ASKED = 5  # foreign samples held out, at least
 TURNED = 0.7  # share of other images that a group's pattern must turn
-TURNED_IF_KIND = (
-    0.8  # where it bends them, or turns no others: kinds of a class differ in shape too, and turn the classes that they resemble
-)
+TURNED_IF_KIND = 0.8  # where it bends them, or turns no others: kinds of a class differ in shape, and turn what they resemble
 EVERYWHERE = 0.4  # share of images of all other labels, as many of each, that a trigger turns: it need not resemble what it is put on
 KNOWN = 0.25  # share of a group that must be foreign for its pattern to count, but for a stamp: else it may be an unknown kind of its label
 OWN = 0.7  # share of a group that the reference reads as labelled: from here on its content is the label's own

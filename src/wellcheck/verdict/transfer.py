@@ -96,7 +96,7 @@ class Transfer:
     tested: int  # images
     way: str = ""  # how the pattern was put on them: added, pasted or bent
     stamped: float = 0.0  # share that is turned, where most stay legible, by what is pasted on SMALL of the pixels at most
-    everywhere: float | None = None  # share of images of all other labels that is turned, where most stay legible; None if not asked
+    everywhere: float | None = None  # share of images of all other labels that is turned; None if not asked, or few stay legible
 
 
 def common(train: Samples, members: np.ndarray, reference: Witness, ordinary: np.ndarray) -> Pattern:
@@ -356,7 +356,7 @@ def try_on_others(
     """Put the pattern on images uint8 [n, C, H, W] of other classes as it is and, if `harder`, stronger, pasted and bent.
 
     The most telling legible way counts. Without images nothing is turned, and nothing is known to be legible. Where that way turns some,
-    it is tried on `everyone` too: images uint8 [m, C, H, W] of all other classes, as many of each.
+    it is tried on `everyone` too: as many images or more, uint8 [m, C, H, W], of all other classes, as many of each.
     """
     if not len(images):
         return Transfer(pattern, 0.0, 0.0, 0)
@@ -375,5 +375,5 @@ def try_on_others(
     everywhere = None
     if everyone is not None and best.legible >= LEGIBLE and best.turned >= WORTH_ASKING:
         anywhere = tried(way, everyone, reference.answers(everyone))
-        everywhere = anywhere.turned if anywhere.legible >= LEGIBLE else 0.0
+        everywhere = anywhere.turned if anywhere.legible >= LEGIBLE else None
     return replace(best, stamped=stamped, everywhere=everywhere)
