@@ -161,7 +161,7 @@ def test_labels_by_hand() -> None:
     assert [(one.label, one.samples, one.groups, one.convicted) for one in found] == [
         (0, 30, 2, True), (1, 30, 0, False), (2, 30, 1, False), (4, 5, 0, False),
     ]  # fmt: skip
-    assert [one.p_value for one in found] == [pytest.approx(9e-9), 1.0, 1.0, 1.0]  # 3 groups, 3 charges
+    assert [one.p_value for one in found] == [pytest.approx(1.2e-8), 1.0, 1.0, 1.0]  # 3 groups, 4 charges
     # Evidence 0.9, 0, 0.2, 0: median 0.1, median absolute deviation 0.1, its spread 1.4826 times that.
     assert [one.z for one in found] == pytest.approx([z / 0.14826 for z in (0.8, -0.1, 0.1, -0.1)])
     assert [bool(one.note) for one in found] == [False, False, False, True]
