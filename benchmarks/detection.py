@@ -66,7 +66,7 @@ POISONS: dict[str, dict[str, Any]] = {
     "source_specific": {"trigger": "watermark", "policy": "source_specific"},
     "adaptive": {"trigger": "blend", "policy": "adaptive", "strength": 0.2},
     "sinusoid": {"trigger": "sinusoid", "policy": "clean_label", "strength": 0.3},
-    "label_consistent": {"trigger": "watermark", "policy": "label_consistent"},
+    "label_consistent": {"trigger": "picture", "policy": "label_consistent", "strength": 1.0, "epsilon": 0.2, "position": [2, 2]},
 }
 COVERED = {"source_specific", "adaptive"}  # as many cover samples as poisoned ones
 OWN_LABEL = ("sinusoid", "label_consistent")  # rates are shares of the class

@@ -103,7 +103,9 @@ HALF_KNOWN: dict[str, Any] = OWN | {"own": 0.0, "foreign": 0.25}
         (HALF_KNOWN | {"turned": 0.5, "everywhere": 0.41, "p_everywhere": 0.00026}, False),
         (HALF_KNOWN | {"turned": 0.5, "everywhere": 0.39, "p_everywhere": 1e-9}, False),
         (HALF_KNOWN | {"turned": 0.5, "everywhere": 0.9, "p_everywhere": 1e-9, "foreign": 0.24}, False),
-        (OWN | {"turned": 0.1, "everywhere": 0.9, "p_everywhere": 1e-9, "foreign": 0.3}, False),  # of its label's own it says nothing
+        (OWN | {"turned": 0.41, "apart": 0.5, "everywhere": 0.41, "p_everywhere": 1e-9}, True),  # its label's own, and a trigger
+        (OWN | {"own": 0.41, "turned": 0.41, "everywhere": 0.41, "p_everywhere": 1e-9}, True),
+        (OWN | {"own": 0.39, "turned": 0.41, "everywhere": 0.41, "p_everywhere": 1e-9}, False),  # nobody knows what half of it shows
         ({"held_out": 0, "marked": 0.51}, True),
         ({"held_out": 0, "marked": 0.49}, False),
         ({"held_out": 0, "marked": 0.9, "p_marked": 0.00026}, False),
@@ -488,7 +490,8 @@ def test_what_turns_everything_is_asked_last() -> None:
     assert heard(*kinds) == []
     surer = finding(0, turned=0.9, everywhere=0.9)
     assert heard(surer, trigger, *kinds) == [surer]  # in a label that is convicted already a part of a group may turn everything
-    assert heard(replace(trigger, own=0.9), *kinds) == []
+    own = [replace(one, own=0.9) for one in (trigger, *kinds)]
+    assert [one.accused.label for one in heard(*own)] == [0] and heard(own[0], *kinds) == []  # nobody of its sort to compare it with
 
 
 @pytest.mark.parametrize("members", [1, 2, 5, 20, 100])

@@ -351,7 +351,7 @@ def _transfer(
     if len(shown) <= len(content) / 2:
         shown = train.labels[train.labels != group.label]
     images = _drawn(train, ordinary, np.bincount(shown, minlength=len(train.description.class_names)), rng)
-    everyone = _of_all_others(train, ordinary, group.label, rng.spawn(1)[0]) if harder else None
+    everyone = _of_all_others(train, ordinary, group.label, rng.spawn(1)[0])
     return try_on_others(pattern, group.label, images, suspected, reference, harder=harder, everyone=everyone)
 
 

@@ -5,7 +5,7 @@ images of other classes it is a test with a control: a model that never saw the 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -47,16 +47,15 @@ class Pattern:
     colour: np.ndarray  # float32 [C, H, W] in [0, 255]
     displacement: np.ndarray  # float32 [2, 4, 4]: by how many rows and columns further off the pixels come from, smooth in between
 
-    def ways(self, *, harder: bool) -> list["Way"]:
-        """How it may be put on images: as it is and, if `harder`, stronger, bent and pasted."""
-        ways = [Way("added", lambda images: self.add(images, 1.0))]
+    def put_on(self, images: np.ndarray, *, harder: bool) -> Iterator[tuple[str, np.ndarray]]:
+        """The images uint8 [N, C, H, W] with it, added as it is and, if `harder`, stronger, bent and pasted: the way, and what they are."""
+        yield "added", self.add(images, 1.0)
         if harder:
-            ways.extend(Way("added", functools.partial(self.add, strength=strength)) for strength in STRONGER)
+            yield from (("added", self.add(images, strength)) for strength in STRONGER)
             if self.displacement.any():
-                ways.append(Way("bent", lambda images: self.bend(images, BENT)))
+                yield "bent", self.bend(images, BENT)
             if self.weight.any():
-                ways.append(Way("pasted", self.paste))
-        return ways
+                yield "pasted", self.paste(images)
 
     def add(self, images: np.ndarray, strength: float) -> np.ndarray:
         """Images uint8 [N, C, H, W] with the difference on them."""
@@ -71,13 +70,6 @@ class Pattern:
         """Images uint8 [N, C, H, W] with their pixels displaced."""
         changed: np.ndarray = bent(images, strength * self.displacement).round().clip(0, 255).astype(np.uint8)
         return changed
-
-
-class Way(NamedTuple):
-    """One way to put a pattern on images uint8 [N, C, H, W]."""
-
-    name: str  # added, pasted or bent
-    put_on: Callable[[np.ndarray], np.ndarray]
 
 
 def added(images: np.ndarray, difference: np.ndarray, strength: float) -> np.ndarray:
@@ -355,25 +347,30 @@ def try_on_others(
 ) -> Transfer:
     """Put the pattern on images uint8 [n, C, H, W] of other classes as it is and, if `harder`, stronger, pasted and bent.
 
-    The most telling legible way counts. Without images nothing is turned, and nothing is known to be legible. Where that way turns some,
-    it is tried on `everyone` too: as many images or more, uint8 [m, C, H, W], of all other classes, as many of each.
+    The most telling legible way counts. Without images nothing is turned, and nothing is known to be legible. Where that turns some, the
+    same is tried on `everyone`: as many images or more, uint8 [m, C, H, W], of all other classes, as many of each.
     """
     if not len(images):
         return Transfer(pattern, 0.0, 0.0, 0)
 
-    def tried(way: Way, images: np.ndarray, content: np.ndarray) -> Transfer:
-        changed = way.put_on(images)
-        kept = reference.answers(changed) == content
-        turned = suspected.answers(changed) == label
-        return Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images), way.name)
+    def tried(images: np.ndarray) -> list[Transfer]:
+        content = reference.answers(images)
+        found = []
+        for way, changed in pattern.put_on(images, harder=harder):
+            kept = reference.answers(changed) == content
+            turned = suspected.answers(changed) == label
+            found.append(Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images), way))
+        return found
 
-    content = reference.answers(images)
-    found = [(tried(way, images, content), way) for way in pattern.ways(harder=harder)]
-    best, way = max(found, key=lambda one: (one[0].legible >= LEGIBLE, one[0].turned))
+    def telling(one: Transfer) -> tuple[bool, float]:
+        return one.legible >= LEGIBLE, one.turned
+
+    found = tried(images)
+    best = max(found, key=telling)
     small = (pattern.weight > 0).mean() <= SMALL
-    stamped = max((one.turned for one, _ in found if one.way == "pasted" and small and one.legible >= LEGIBLE), default=0.0)
+    stamped = max((one.turned for one in found if one.way == "pasted" and small and one.legible >= LEGIBLE), default=0.0)
     everywhere = None
-    if everyone is not None and best.legible >= LEGIBLE and best.turned >= WORTH_ASKING:
-        anywhere = tried(way, everyone, reference.answers(everyone))
-        everywhere = anywhere.turned if anywhere.legible >= LEGIBLE else None
+    if everyone is not None and telling(best) >= (True, WORTH_ASKING):
+        legible, turned = max(map(telling, tried(everyone)))
+        everywhere = turned if legible else None
     return replace(best, stamped=stamped, everywhere=everywhere)
