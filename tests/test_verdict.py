@@ -104,8 +104,8 @@ HALF_KNOWN: dict[str, Any] = OWN | {"own": 0.0, "foreign": 0.25}
         (HALF_KNOWN | {"turned": 0.5, "everywhere": 0.39, "p_everywhere": 1e-9}, False),
         (HALF_KNOWN | {"turned": 0.5, "everywhere": 0.9, "p_everywhere": 1e-9, "foreign": 0.24}, False),
         (OWN | {"turned": 0.41, "apart": 0.5, "everywhere": 0.41, "p_everywhere": 1e-9}, True),  # its label's own, and a trigger
-        (OWN | {"own": 0.41, "turned": 0.41, "everywhere": 0.41, "p_everywhere": 1e-9}, True),
-        (OWN | {"own": 0.39, "turned": 0.41, "everywhere": 0.41, "p_everywhere": 1e-9}, False),  # nobody knows what half of it shows
+        (OWN | {"own": 0.69, "turned": 0.41, "apart": 1.49, "everywhere": 0.41, "p_everywhere": 1e-9}, False),  # nobody knows what it shows
+        (OWN | {"own": 0.3, "turned": 0.41, "apart": 1.5, "everywhere": 0.41, "p_everywhere": 1e-9}, True),
         ({"held_out": 0, "marked": 0.51}, True),
         ({"held_out": 0, "marked": 0.49}, False),
         ({"held_out": 0, "marked": 0.9, "p_marked": 0.00026}, False),

@@ -16,7 +16,6 @@ TURNED = 0.7  # share of other images that a group's pattern must turn
 TURNED_IF_KIND = 0.8  # where it bends them, or turns no others: kinds of a class differ in shape, and turn what they resemble
 EVERYWHERE = 0.4  # share of images of all other labels, as many of each, that a trigger turns: it need not resemble what it is put on
 KNOWN = 0.25  # share of a group that must be foreign for its pattern to count, but for a stamp: else it may be an unknown kind of its label
-UNDERSTOOD = 0.5  # share of a group that must be foreign or read as labelled, where its pattern turns images of whatever class
 OWN = 0.7  # share of a group that the reference reads as labelled: from here on its content is the label's own
 MARKED = 0.5  # share of its foreign samples that must carry what convicts another label
 # Where the content is its own the pattern must be strong: it spoils some images, and turns fewer. But so do some natural kinds of a class.
@@ -135,9 +134,9 @@ def by_pattern(finding: Finding) -> Charge:
 
 
 def by_breadth(finding: Finding) -> Charge:
-    """A pattern that turns images of whatever class, if not so many, on a group of which it is understood what it shows."""
-    understood = finding.known or finding.own + finding.foreign >= UNDERSTOOD
-    return Charge(CONVICTS * (finding.transfer.everywhere or 0.0) / EVERYWHERE if understood else 0.0, finding.p_everywhere)
+    """A pattern that turns images of whatever class, if not so many, on a group that shows what is known or lies far apart from its label."""
+    counts = finding.known or finding.surely_own or finding.apart >= APART
+    return Charge(CONVICTS * (finding.transfer.everywhere or 0.0) / EVERYWHERE if counts else 0.0, finding.p_everywhere)
 
 
 def by_mark(finding: Finding) -> Charge:
