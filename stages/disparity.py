@@ -30,7 +30,7 @@ def main(test: Path, model: Path, outcomes: Path, *, figures: Output) -> str:
     everywhere, among_right = (_attacked(attempts, rows, missed, confidence) for rows in (np.ones_like(answered), answered))
     pairs = disparity.confused_pairs(metrics.confusion_matrix(known.labels, predicted, len(names)), settings.pairs)
     found: dict[str, Any] = {
-        "accuracy": right / max(len(known), 1),
+        "accuracy": right / len(known) if len(known) else None,
         "accuracy_interval": metrics.proportion_interval(right, len(known), confidence),
         "missed": _told(missed),
         **_figures(everywhere),

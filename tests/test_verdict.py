@@ -102,9 +102,10 @@ HALF_KNOWN: dict[str, Any] = OWN | {"own": 0.0, "foreign": 0.25}
         (HALF_KNOWN | {"turned": 0.5, "everywhere": 0.41, "p_everywhere": 0.00024}, True),
         (HALF_KNOWN | {"turned": 0.5, "everywhere": 0.41, "p_everywhere": 0.00026}, False),
         (HALF_KNOWN | {"turned": 0.5, "everywhere": 0.39, "p_everywhere": 1e-9}, False),
-        (HALF_KNOWN | {"turned": 0.5, "everywhere": 0.9, "p_everywhere": 1e-9, "foreign": 0.24}, False),
-        (OWN | {"turned": 0.41, "apart": 0.5, "everywhere": 0.41, "p_everywhere": 1e-9}, True),  # its label's own, and a trigger
-        (OWN | {"own": 0.69, "turned": 0.41, "apart": 1.49, "everywhere": 0.41, "p_everywhere": 1e-9}, False),  # nobody knows what it shows
+        (HALF_KNOWN | {"turned": 0.5, "everywhere": 0.9, "p_everywhere": 1e-9, "foreign": 0.24, "apart": 1.4}, False),
+        (OWN | {"turned": 0.51, "apart": 0.5, "everywhere": 0.51, "p_everywhere": 1e-9}, True),  # its label's own, and a trigger
+        (OWN | {"turned": 0.51, "apart": 0.5, "everywhere": 0.49, "p_everywhere": 1e-9}, False),  # a simple class has such kinds
+        (OWN | {"own": 0.69, "turned": 0.6, "apart": 1.49, "everywhere": 0.6, "p_everywhere": 1e-9}, False),  # nobody knows what it shows
         (OWN | {"own": 0.3, "turned": 0.41, "apart": 1.5, "everywhere": 0.41, "p_everywhere": 1e-9}, True),
         ({"held_out": 0, "marked": 0.51}, True),
         ({"held_out": 0, "marked": 0.49}, False),
@@ -464,7 +465,7 @@ def test_a_pattern_that_turns_some_is_tried_on_all_other_labels_in_the_same_way(
     assert everywhere(range(40), range(100)) is None  # of its own it turns nobody
     assert everywhere(range(60, 90), None) is None
     fooled: Any = SimpleNamespace(answers=lambda images: np.where(images.mean((1, 2, 3)) > 149, 0, 1))
-    assert everywhere(range(60, 90), range(100)) and everywhere(range(60, 90), range(100, 180), fooled) is None  # hardly any stays legible
+    assert everywhere(range(60, 90), range(100), fooled) == 0.39 and everywhere(range(60, 90), range(100, 180), fooled) is None
 
 
 def test_of_all_other_labels_as_many_images_are_drawn() -> None:
@@ -474,7 +475,7 @@ def test_of_all_other_labels_as_many_images_are_drawn() -> None:
     assert images is not None and len(images) == 400
     known = {image.tobytes(): label for image, label in zip(samples.images, samples.labels.tolist(), strict=True)}
     counts = np.bincount([known[image.tobytes()] for image in images], minlength=4)
-    assert counts[0] == 0 and counts[3] <= 49 and 110 <= counts[2] <= 150
+    assert counts[0] == 0 and 40 <= counts[3] <= 49 and 110 <= counts[2] <= 150
     assert _of_all_others(samples, samples.labels < 3, 0, np.random.default_rng(0)) is None  # two others are all alike
 
 

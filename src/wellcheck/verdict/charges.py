@@ -15,6 +15,7 @@ ASKED = 5  # foreign samples held out, at least
 TURNED = 0.7  # share of other images that a group's pattern must turn
 TURNED_IF_KIND = 0.8  # where it bends them, or turns no others: kinds of a class differ in shape, and turn what they resemble
 EVERYWHERE = 0.4  # share of images of all other labels, as many of each, that a trigger turns: it need not resemble what it is put on
+OWN_EVERYWHERE = 0.5  # where the content is its own: an unusual, but innocent kind of a simple class turns up to 44 %
 KNOWN = 0.25  # share of a group that must be foreign for its pattern to count, but for a stamp: else it may be an unknown kind of its label
 OWN = 0.7  # share of a group that the reference reads as labelled: from here on its content is the label's own
 MARKED = 0.5  # share of its foreign samples that must carry what convicts another label
@@ -92,7 +93,7 @@ class Finding:
 
     @property
     def narrow(self) -> bool:
-        """Whether its pattern is known to turn hardly any images but those of what the group shows."""
+        """Whether its pattern, put on images of all labels, is known to turn fewer than a trigger does."""
         return self.transfer.everywhere is not None and self.transfer.everywhere < EVERYWHERE
 
     @property
@@ -134,9 +135,9 @@ def by_pattern(finding: Finding) -> Charge:
 
 
 def by_breadth(finding: Finding) -> Charge:
-    """A pattern that turns images of whatever class, if not so many, on a group that shows what is known or lies far apart from its label."""
-    counts = finding.known or finding.surely_own or finding.apart >= APART
-    return Charge(CONVICTS * (finding.transfer.everywhere or 0.0) / EVERYWHERE if counts else 0.0, finding.p_everywhere)
+    """A pattern that turns images of whatever class, if not so many, on a group that is foreign, lies far apart, or is surely its label's."""
+    bar = EVERYWHERE if finding.known or finding.apart >= APART else OWN_EVERYWHERE if finding.surely_own else np.inf
+    return Charge(CONVICTS * (finding.transfer.everywhere or 0.0) / bar, finding.p_everywhere)
 
 
 def by_mark(finding: Finding) -> Charge:

@@ -20,7 +20,7 @@ from scipy.special import bdtrc  # the binomial's upper tail, without the second
 
 from wellcheck.metrics import proportion_interval
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import ASKED, FOREIGN, KNOWN, OWN, TURNED, Accused, Finding, by_breadth, by_mark, by_pattern, is_guilty
+from wellcheck.verdict.charges import ASKED, FOREIGN, KNOWN, OWN, TURNED, Accused, Finding, by_mark, by_pattern, is_guilty
 from wellcheck.verdict.transfer import LARGEST, LEGIBLE, STRONGER, TESTED, Load, Transfer, added, carriers, common, try_on_others
 from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses, evenly
 
@@ -28,7 +28,7 @@ ALMOST_HALF = 0.4  # share of its label from which a group may be the innocent s
 LEAST_GAIN = 0.1  # nats a sample: less is no group
 HELD_OUT = 0.25  # of every group on trial
 CONTROLS = 0.1  # of the ordinary samples, held out with them
-LEAST_OTHERS = 3  # labels, against which a group lies apart
+LEAST_OTHERS = 3  # labels, against which a group lies apart, and on which a pattern is tried
 NEARLY = 0.8  # times as foreign as the most foreign guilty group of a label
 CONFIDENCE = 0.95  # of the intervals by which these are compared
 QUARTER = 0.25  # of a label, that less foreign guilty groups may take
@@ -79,7 +79,7 @@ class Examination:
 
 def _turning(findings: Sequence[Finding]) -> list[Finding]:
     """Those whose pattern convicts their label, the most telling ones last; of equal ones those that are bent."""
-    convicting = [one for one in findings if any(charge(one).holds(len(findings)) for charge in (by_pattern, by_breadth))]
+    convicting = [one for one in findings if by_pattern(one).holds(len(findings))]
     return sorted(convicting, key=lambda one: (one.counted, one.bent))
 
 
@@ -311,17 +311,18 @@ def last_question(examination: Examination) -> Examination:
     """
     findings = examination.findings
     convicted = {one.accused.label for one in examination.guilty}
-    heard = [one if one.accused.label in convicted else replace(one, p_everywhere=_everywhere(one, findings)) for one in findings]
+    asked = [one for one in findings if one.accused.label not in convicted]
+    heard = [one if one.accused.label in convicted else replace(one, p_everywhere=_everywhere(one, asked)) for one in findings]
     return replace(examination, findings=heard)
 
 
 def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
-    """The binomial p-value of so many turned images, if the group's pattern were like the most telling ones of innocent labels."""
+    """The binomial p-value of so many turned images, if the group's pattern were like the most telling ones of other labels."""
     return _as_many(finding, finding.counted, [one.transfer.turned for one in _alike(finding, findings)])
 
 
 def _everywhere(finding: Finding, findings: Sequence[Finding]) -> float:
-    """The same of images of all other labels."""
+    """The same of images of all other labels, none of which a pattern turns that was not tried on them."""
     return _as_many(finding, finding.transfer.everywhere or 0.0, [one.transfer.everywhere or 0.0 for one in _alike(finding, findings)])
 
 
@@ -356,7 +357,7 @@ def _transfer(
 
 
 def _of_all_others(train: Samples, ordinary: np.ndarray, label: int, rng: np.random.Generator) -> np.ndarray | None:
-    """Ordinary images of all other labels, as many of each, uint8 [n, C, H, W]; None where these are fewer than LEAST_OTHERS."""
+    """Ordinary images of all other labels, about as many of each, uint8 [n, C, H, W]; None where these are fewer than LEAST_OTHERS."""
     others = np.bincount(train.labels[ordinary], minlength=len(train.description.class_names)) > 0
     others[label] = False
     return _drawn(train, ordinary, others, rng) if others.sum() >= LEAST_OTHERS else None

@@ -88,7 +88,7 @@ class Transfer:
     tested: int  # images
     way: str = ""  # how the pattern was put on them: added, pasted or bent
     stamped: float = 0.0  # share that is turned, where most stay legible, by what is pasted on SMALL of the pixels at most
-    everywhere: float | None = None  # share of images of all other labels that is turned; None if not asked, or few stay legible
+    everywhere: float | None = None  # share of images of all other labels that is turned; None if not asked, or too few stay legible
 
 
 def common(train: Samples, members: np.ndarray, reference: Witness, ordinary: np.ndarray) -> Pattern:
