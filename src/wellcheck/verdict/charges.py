@@ -135,7 +135,7 @@ def by_pattern(finding: Finding) -> Charge:
 
 
 def by_breadth(finding: Finding) -> Charge:
-    """A pattern that turns images of whatever class, if not so many, on a group that is foreign, lies far apart, or is surely its label's."""
+    """A pattern that turns images of whatever class, if not so many: of a group that is foreign, far apart, or surely its label's own."""
     bar = EVERYWHERE if finding.known or finding.apart >= APART else OWN_EVERYWHERE if finding.surely_own else np.inf
     return Charge(CONVICTS * (finding.transfer.everywhere or 0.0) / bar, finding.p_everywhere)
 
