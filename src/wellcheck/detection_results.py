@@ -16,7 +16,12 @@ LOOKED_AT = (
     "mnist-source_specific-0.05-2",
     "mnist-adaptive-0.01-1",
     "fashion_mnist-none-0-1",
+    "mnist-none-0-1",
+    "fashion_mnist-none-0-3",
     "fashion_mnist-none-0-5",
+    "fashion_mnist-label_noise-0.05-1",
+    "fashion_mnist-picture-0.01-1",
+    "fashion_mnist-pixel-0.01-1",
 )
 Result = dict[str, Any]
 
