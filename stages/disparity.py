@@ -21,17 +21,18 @@ def main(test: Path, model: Path, outcomes: Path, *, figures: Output) -> str:
     known, table = samples.read(test), read_columns(outcomes)
     names = known.description.class_names
     predicted = predict(storage.load(model), known.images, device=device, title="who is missed").labels
-    right = int((predicted == known.labels).sum())
     missed = disparity.rates(predicted != known.labels, known.labels, len(names), confidence)
     mine = (table["variant"] == "trained") & (table["attack"] == settings.attack) & (table["epsilon"] == settings.epsilon)
     attempts = {name: values[mine] for name, values in table.items()}
     # What is missed lies near to another class and is turned easily: among all images a part of the relation is built in.
-    answered = attempts["label_before"] == attempts["label"]
-    everywhere, among_right = (_attacked(attempts, rows, missed, confidence) for rows in (np.ones_like(answered), answered))
-    pairs = disparity.confused_pairs(metrics.confusion_matrix(known.labels, predicted, len(names)), settings.pairs)
+    right = attempts["label_before"] == attempts["label"]
+    everywhere, among_right = (_attacked(attempts, rows, missed, confidence) for rows in (np.ones_like(right), right))
+    confusion = metrics.confusion_matrix(known.labels, predicted, len(names))
+    hits = int(confusion.trace())
+    pairs = disparity.confused_pairs(confusion, settings.pairs)
     found: dict[str, Any] = {
-        "accuracy": right / len(known) if len(known) else None,
-        "accuracy_interval": metrics.proportion_interval(right, len(known), confidence),
+        "accuracy": hits / len(known) if len(known) else None,
+        "accuracy_interval": metrics.proportion_interval(hits, len(known), confidence),
         "missed": _told(missed),
         **_figures(everywhere),
         "answered_right": _figures(among_right),

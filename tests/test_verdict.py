@@ -27,6 +27,7 @@ from wellcheck.verdict.examination import (
     Reading,
     _asked,
     _of_all_others,
+    _transfer,
     _turns,
     accomplices,
     apart,
@@ -451,32 +452,43 @@ def test_how_many_innocent_patterns_turn_by_hand() -> None:
     assert _turns(known, [known, *own]) == _turns(known, [known])  # these are of another sort
 
 
-def test_a_pattern_that_turns_some_is_tried_on_all_other_labels_in_the_same_way() -> None:
+@pytest.mark.parametrize(
+    ("grey", "darkest", "fools_from", "everywhere"),
+    [
+        (70, 0, 255, 0.49),  # three times as bright, as the group's own: from 51 on
+        (20, 0, 255, None),  # of what the group shows it turns nobody
+        (70, 0, 149, 0.39),  # from 90 on they are not legible any more
+        (70, 80, 149, None),  # too few of them are, however it is put on
+    ],
+)
+def test_a_pattern_that_turns_some_is_tried_on_all_other_labels(
+    grey: int, darkest: int, fools_from: int, everywhere: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nothing = np.zeros((4, 4), np.float32)
     brighter = Pattern(np.full((1, 4, 4), 20, np.float32), nothing, nothing[None], np.zeros((2, 4, 4), np.float32))
-    bright: Any = SimpleNamespace(answers=lambda images: np.where(images.mean((1, 2, 3)) > 110, 0, 1))
-    careless: Any = SimpleNamespace(answers=lambda images: np.ones(len(images), int))
+    monkeypatch.setattr("wellcheck.verdict.examination.common", lambda *_: brighter)
+    monkeypatch.setattr("wellcheck.verdict.examination._drawn", lambda *_: np.full((9, 1, 4, 4), grey, np.uint8))
+    greys = np.arange(darkest, darkest + 100, dtype=np.uint8).repeat(16).reshape(-1, 1, 4, 4)
+    monkeypatch.setattr("wellcheck.verdict.examination._of_all_others", lambda *_: greys)
 
-    def everywhere(greys: range, everyone: range | None, reference: Any = careless) -> float | None:
-        images, others = (None if one is None else np.repeat(np.array(one, np.uint8), 16).reshape(-1, 1, 4, 4) for one in (greys, everyone))
-        return try_on_others(brighter, 0, cast(np.ndarray, images), bright, reference, harder=True, everyone=others).everywhere
+    def answers_from(mean: int) -> Any:
+        return SimpleNamespace(answers=lambda images: np.where(images.mean((1, 2, 3)) > mean, 0, 1), labels=np.ones(40, int))
 
-    assert everywhere(range(60, 90), range(100)) == 0.49  # three times as bright, as the group's own: from 51 on
-    assert everywhere(range(40), range(100)) is None  # of its own it turns nobody
-    assert everywhere(range(60, 90), None) is None
-    fooled: Any = SimpleNamespace(answers=lambda images: np.where(images.mean((1, 2, 3)) > 149, 0, 1))
-    assert everywhere(range(60, 90), range(100), fooled) == 0.39 and everywhere(range(60, 90), range(100, 180), fooled) is None
+    samples = Samples(np.arange(40), greys[:40], np.arange(40) % 4, Description(tuple("abcd"), "made up"))
+    accused = Accused(0, "made up", np.arange(20), np.ones(20))
+    found = _transfer(accused, samples, answers_from(110), answers_from(fools_from), np.ones(40, bool), np.random.default_rng(0))
+    assert found.everywhere == everywhere
 
 
 def test_of_all_other_labels_as_many_images_are_drawn() -> None:
     samples = made_up(0)
     samples.labels[:] = np.repeat([0, 1, 2, 3], [1000, 400, 150, 50])
     images = _of_all_others(samples, np.arange(1600) != 1599, 0, np.random.default_rng(0))
-    assert images is not None and len(images) == 400
+    assert len(images) == 400
     known = {image.tobytes(): label for image, label in zip(samples.images, samples.labels.tolist(), strict=True)}
     counts = np.bincount([known[image.tobytes()] for image in images], minlength=4)
     assert counts[0] == 0 and 40 <= counts[3] <= 49 and 110 <= counts[2] <= 150
-    assert _of_all_others(samples, samples.labels < 3, 0, np.random.default_rng(0)) is None  # two others are all alike
+    assert not len(_of_all_others(samples, samples.labels < 3, 0, np.random.default_rng(0)))  # two others are all alike
 
 
 def test_what_turns_everything_is_asked_last() -> None:

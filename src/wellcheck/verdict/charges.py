@@ -136,8 +136,10 @@ def by_pattern(finding: Finding) -> Charge:
 
 def by_breadth(finding: Finding) -> Charge:
     """A pattern that turns images of whatever class, if not so many: of a group that is foreign, far apart, or surely its label's own."""
-    bar = EVERYWHERE if finding.known or finding.apart >= APART else OWN_EVERYWHERE if finding.surely_own else np.inf
-    return Charge(CONVICTS * (finding.transfer.everywhere or 0.0) / bar, finding.p_everywhere)
+    everywhere = finding.transfer.everywhere or 0.0
+    if finding.known or finding.apart >= APART:
+        return Charge(CONVICTS * everywhere / EVERYWHERE, finding.p_everywhere)
+    return Charge(CONVICTS * everywhere / OWN_EVERYWHERE if finding.surely_own else 0.0, finding.p_everywhere)
 
 
 def by_mark(finding: Finding) -> Charge:

@@ -9,6 +9,8 @@ Three things set a backdoor with foreign content apart from what else makes a gr
 Or what a group carries, put on other images, turns these too (transfer.py): that also tells where its content is its label's own, as in
 clean-label poison, or where the second model has not learnt it from what it was left. And where that convicts one label, foreign groups of
 other labels that carry the same are its accomplices: a backdoor may have many targets.
+Last, where nothing convicts a label, what its groups carry is put on images of all others: a trigger turns whatever it is put on, a kind of
+a class what it resembles.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,6 +31,7 @@ LEAST_GAIN = 0.1  # nats a sample: less is no group
 HELD_OUT = 0.25  # of every group on trial
 CONTROLS = 0.1  # of the ordinary samples, held out with them
 LEAST_OTHERS = 3  # labels, against which a group lies apart, and on which a pattern is tried
+WORTH_ASKING = 0.3  # share of images that must be turned before those of all other labels are tried
 NEARLY = 0.8  # times as foreign as the most foreign guilty group of a label
 CONFIDENCE = 0.95  # of the intervals by which these are compared
 QUARTER = 0.25  # of a label, that less foreign guilty groups may take
@@ -312,7 +315,7 @@ def last_question(examination: Examination) -> Examination:
     findings = examination.findings
     convicted = {one.accused.label for one in examination.guilty}
     asked = [one for one in findings if one.accused.label not in convicted]
-    heard = [one if one.accused.label in convicted else replace(one, p_everywhere=_everywhere(one, asked)) for one in findings]
+    heard = [replace(one, p_everywhere=_everywhere(one, asked)) if one in asked else one for one in findings]
     return replace(examination, findings=heard)
 
 
@@ -352,15 +355,21 @@ def _transfer(
     if len(shown) <= len(content) / 2:
         shown = train.labels[train.labels != group.label]
     images = _drawn(train, ordinary, np.bincount(shown, minlength=len(train.description.class_names)), rng)
-    everyone = _of_all_others(train, ordinary, group.label, rng.spawn(1)[0])
-    return try_on_others(pattern, group.label, images, suspected, reference, harder=harder, everyone=everyone)
+    found = try_on_others(pattern, group.label, images, suspected, reference, harder=harder)
+    elsewhere = rng.spawn(1)[0]  # of every group, so that what is drawn for one hangs on no other
+    if found.turned < WORTH_ASKING or found.legible < LEGIBLE:
+        return found
+    everyone = try_on_others(
+        pattern, group.label, _of_all_others(train, ordinary, group.label, elsewhere), suspected, reference, harder=harder
+    )
+    return replace(found, everywhere=everyone.turned) if everyone.legible >= LEGIBLE else found
 
 
-def _of_all_others(train: Samples, ordinary: np.ndarray, label: int, rng: np.random.Generator) -> np.ndarray | None:
-    """Ordinary images of all other labels, about as many of each, uint8 [n, C, H, W]; None where these are fewer than LEAST_OTHERS."""
+def _of_all_others(train: Samples, ordinary: np.ndarray, label: int, rng: np.random.Generator) -> np.ndarray:
+    """Ordinary images of all other labels, about as many of each, uint8 [n, C, H, W]; none where these are fewer than LEAST_OTHERS."""
     others = np.bincount(train.labels[ordinary], minlength=len(train.description.class_names)) > 0
     others[label] = False
-    return _drawn(train, ordinary, others, rng) if others.sum() >= LEAST_OTHERS else None
+    return _drawn(train, ordinary, others, rng) if others.sum() >= LEAST_OTHERS else train.images[:0]
 
 
 def _drawn(train: Samples, ordinary: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -30,7 +30,6 @@ TINY = 1e-9
 BATCH = 1024
 LARGEST = 1000  # images of a group that are matched for its pattern
 LEGIBLE = 0.9  # share of images that must stay legible to a model that never saw the group
-WORTH_ASKING = 0.3  # share of images that must be turned before more are tried
 FOLDS = 5  # of the members of a group, for `carried`
 RARE = 0.99  # quantile of ordinary images
 CHANCE = 3.0  # standard errors: a mean below is as good as nothing
@@ -335,42 +334,19 @@ def _matches(rows: np.ndarray, reference: Witness, ordinary: np.ndarray) -> np.n
     return matched
 
 
-def try_on_others(
-    pattern: Pattern,
-    label: int,
-    images: np.ndarray,
-    suspected: Witness,
-    reference: Witness,
-    *,
-    harder: bool,
-    everyone: np.ndarray | None = None,
-) -> Transfer:
+def try_on_others(pattern: Pattern, label: int, images: np.ndarray, suspected: Witness, reference: Witness, *, harder: bool) -> Transfer:
     """Put the pattern on images uint8 [n, C, H, W] of other classes as it is and, if `harder`, stronger, pasted and bent.
 
-    The most telling legible way counts. Without images nothing is turned, and nothing is known to be legible. Where that turns some, the
-    same is tried on `everyone`: as many images or more, uint8 [m, C, H, W], of all other classes, as many of each.
+    The most telling legible way counts. Without images nothing is turned, and nothing is known to be legible.
     """
     if not len(images):
         return Transfer(pattern, 0.0, 0.0, 0)
-
-    def tried(images: np.ndarray) -> list[Transfer]:
-        content = reference.answers(images)
-        found = []
-        for way, changed in pattern.put_on(images, harder=harder):
-            kept = reference.answers(changed) == content
-            turned = suspected.answers(changed) == label
-            found.append(Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images), way))
-        return found
-
-    def telling(one: Transfer) -> tuple[bool, float]:
-        return one.legible >= LEGIBLE, one.turned
-
-    found = tried(images)
-    best = max(found, key=telling)
+    content = reference.answers(images)
+    found = []
+    for way, changed in pattern.put_on(images, harder=harder):
+        kept = reference.answers(changed) == content
+        turned = suspected.answers(changed) == label
+        found.append(Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images), way))
     small = (pattern.weight > 0).mean() <= SMALL
     stamped = max((one.turned for one in found if one.way == "pasted" and small and one.legible >= LEGIBLE), default=0.0)
-    everywhere = None
-    if everyone is not None and telling(best) >= (True, WORTH_ASKING):
-        legible, turned = max(map(telling, tried(everyone)))
-        everywhere = turned if legible else None
-    return replace(best, stamped=stamped, everywhere=everywhere)
+    return replace(max(found, key=lambda one: (one.legible >= LEGIBLE, one.turned)), stamped=stamped)
