@@ -57,13 +57,14 @@ def finding(
     legible: float = 1.0,
     stamped: float = 0.0,
     everywhere: float | None = None,
+    asked: int = 400,
     **facts: Any,
 ) -> Finding:
     accused = Accused(label, "made up", np.arange(200), np.linspace(0, 1, 200))
     nothing = Pattern(np.zeros((1, 4, 4)), np.zeros((4, 4)), np.zeros((1, 4, 4)), np.zeros((2, 4, 4)))
     told = {"own": 0.0, "foreign": 0.9, "held_out": 10, "generalises": 0.9}
     told |= dict.fromkeys(("p_foreign", "p_generalises", "p_turned", "p_marked"), 1e-9)
-    return Finding(accused, **(told | facts), transfer=Transfer(nothing, turned, legible, 400, "added", stamped, everywhere))
+    return Finding(accused, **(told | facts), transfer=Transfer(nothing, turned, legible, 400, "added", stamped, everywhere, asked))
 
 
 OWN: dict[str, Any] = {"own": 0.7, "foreign": 0.1, "apart": 1.5, "held_out": 0, "generalises": 0.0, "p_generalises": 1.0}
@@ -500,6 +501,8 @@ def test_what_turns_everything_is_asked_last() -> None:
 
     assert [one.accused.label for one in heard(trigger, *kinds)] == [0]
     assert heard(trigger, *kinds)[0].p_everywhere == pytest.approx(binom.sf(219, 400, 0.25))
+    fewer = finding(0, turned=0.65, everywhere=0.55, asked=80, foreign=0.3)  # images, however many were asked first
+    assert heard(fewer, *kinds)[0].p_everywhere == pytest.approx(binom.sf(43, 80, 0.25))
     assert heard(*kinds) == []
     surer = finding(0, turned=0.9, everywhere=0.9)
     assert heard(surer, trigger, *kinds) == [surer]  # in a label that is convicted already a part of a group may turn everything

@@ -23,7 +23,7 @@ class Clusters:
     rows: np.ndarray  # int64 [n], all samples of the label
     smaller: np.ndarray  # bool [n]
     margins: np.ndarray  # float64 [n], −1 at the larger cluster's centre, 1 at the smaller one's
-    silhouette: float
+    silhouette: float | None  # None where the smaller cluster is too large, or empty, and nobody needs to ask
 
     @property
     def share(self) -> float:
@@ -33,7 +33,7 @@ class Clusters:
     @property
     def suspicious(self) -> bool:
         """Whether the smaller cluster is small, and the two lie apart."""
-        return 0 < self.share < LARGEST_SHARE and self.silhouette > LEAST_SILHOUETTE
+        return self.silhouette is not None and self.silhouette > LEAST_SILHOUETTE
 
     @property
     def suspects(self) -> np.ndarray:
@@ -59,5 +59,6 @@ def clusters(case: Case, layer: str = "penultimate") -> Iterator[Clusters]:
     for label, rows in case.members(at_least=LEAST_PER_LABEL):
         points = principal(features, rows, count=DIRECTIONS, seed=case.seed).places
         smaller = two_means(points, seed=case.seed) if points.size else np.zeros(len(rows), bool)
-        apart = silhouette(points, smaller, seed=case.seed) if smaller.any() else 0.0
+        small = 0 < smaller.mean() < LARGEST_SHARE
+        apart = silhouette(points, smaller, seed=case.seed) if small else None
         yield Clusters(label, rows, smaller, margins(points, smaller), apart)

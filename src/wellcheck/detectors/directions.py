@@ -9,6 +9,8 @@ import torch
 CHUNK_VALUES = 2**22  # held at once: 32 MiB of float64
 OVERSAMPLED = 8  # directions more than wanted
 PASSES = 4
+SOME = 4  # one row in so many, drawn at random, is read by all passes but the last,
+ENOUGH = 16  # where these are so many times the directions
 FEW = 4  # rows or columns are few up to so many times the directions asked for
 
 
@@ -70,10 +72,11 @@ def principal(layer: np.ndarray, rows: np.ndarray, *, count: int, seed: int) -> 
     if min(len(rows), layer.shape[1]) > FEW * (count + OVERSAMPLED):
         basis = centred.subspace(count + OVERSAMPLED, seed)
     elif len(rows) < layer.shape[1]:
-        basis = np.linalg.qr(np.concatenate(list(centred)).T)[0]
+        basis = np.linalg.qr(np.concatenate([values.numpy() for values in centred.pieces()]).T)[0]
     else:
         basis = np.linalg.eigh(scatter_of(layer, rows, centred.mean))[1][:, -count:]
-    places = np.concatenate([values @ basis for values in centred]).astype(np.float64)
+    narrow = torch.from_numpy(basis.astype(centred.kind))
+    places = torch.cat([values @ narrow for values in centred.pieces()]).double().numpy()
     values, turned = np.linalg.eigh(places.T @ places)
     rounding = np.finfo(centred.kind).eps ** 2 * (np.maximum(values, 0).sum() + len(rows) * centred.mean @ centred.mean)
     order = np.argsort(-values, kind="stable")[:count]
@@ -84,37 +87,46 @@ def principal(layer: np.ndarray, rows: np.ndarray, *, count: int, seed: int) -> 
 
 
 class _Centred:
-    """The rows of a layer less their mean, float32 or float64 [m, D] in pieces, read anew for every pass unless they are few."""
+    """The rows of a layer less their mean, in pieces [m, D] of its own precision, read anew for every pass unless they are few.
+
+    By PyTorch, which widens half precision, and multiplies by what is narrow, several times as fast as NumPy.
+    """
 
     def __init__(self, layer: np.ndarray, rows: np.ndarray) -> None:
         self.layer, self.rows = layer, rows
         self.kind = np.result_type(layer.dtype, np.float32)
-        self.held = self._read(rows) if len(rows) * layer.shape[1] <= CHUNK_VALUES else None
-        self.mean = mean_of(layer, rows) if self.held is None else self.held.mean(0, dtype=np.float64)
-        if self.held is not None:
-            self.held -= self.mean.astype(self.kind)
+        self.held: torch.Tensor | None = None
+        if len(rows) * layer.shape[1] <= CHUNK_VALUES:
+            self.held = self._read(rows)
+            middle = self.held.mean(0)
+            self.held -= middle
+            self.mean = middle.double().numpy()
+        else:
+            self.mean = mean_of(layer, rows)
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def pieces(self, some: np.ndarray | None = None) -> Iterator[torch.Tensor]:
+        """All rows, or some of them (int64 [m], places among the rows)."""
         if self.held is not None:
-            yield self.held
+            yield self.held if some is None else self.held[torch.from_numpy(some)]
             return
-        for part in parts(len(self.rows), self.layer.shape[1]):
-            yield self._read(self.rows[part]) - self.mean.astype(self.kind)
+        middle, rows = torch.from_numpy(self.mean.astype(self.kind)), self.rows if some is None else self.rows[some]
+        for part in parts(len(rows), self.layer.shape[1]):
+            yield self._read(rows[part]) - middle
 
-    def _read(self, rows: np.ndarray) -> np.ndarray:
-        values = self.layer[rows]
-        if values.dtype == np.float16:  # PyTorch widens it several times as fast
-            values = torch.from_numpy(values).float().numpy()
-        return np.asarray(values, self.kind)
+    def _read(self, rows: np.ndarray) -> torch.Tensor:
+        values = torch.from_numpy(self.layer[rows])
+        return values.double() if self.kind == np.float64 else values.float()
 
     def subspace(self, width: int, seed: int) -> np.ndarray:
-        """An orthonormal basis [D, width] of about the leading directions."""
-        basis = np.random.default_rng(seed).standard_normal((self.layer.shape[1], width), self.kind.type)
-        for _ in range(PASSES):
+        """An orthonormal basis [D, width] of about the leading directions: a few passes over some of the rows, and a last one over all."""
+        rng, count = np.random.default_rng(seed), len(self.rows)
+        basis = rng.standard_normal((self.layer.shape[1], width), self.kind.type)
+        some = np.sort(rng.choice(count, count // SOME, replace=False)) if count > SOME * ENOUGH * width else None
+        for which in (*[some] * (PASSES - 1), None):
             basis = np.linalg.qr(basis)[0]
             narrow = torch.from_numpy(basis)
             image = torch.zeros_like(narrow.T)
-            for values in map(torch.from_numpy, self):  # PyTorch multiplies such narrow matrices twice as fast
+            for values in self.pieces(which):
                 image += (values @ narrow).T @ values
             basis = image.numpy().T
         return np.asarray(np.linalg.qr(basis)[0])

@@ -1,6 +1,7 @@
 """k-means with two clusters, all its starts at once (Lloyd 1982; starts as k-means++, Arthur and Vassilvitskii 2007)."""
 
 import numpy as np
+import torch
 
 STARTS = 5
 ITERATIONS = 100
@@ -14,24 +15,23 @@ def two_means(points: np.ndarray, *, seed: int) -> np.ndarray:
     Five starts run side by side: with two clusters a step is one product with the lines between the centres and one with the sides. The
     order of the points plays no part, for starts are drawn from them as sorted by the first coordinate. Without spread all are False.
     """
-    if not np.ptp(points, axis=0).any():
+    if (points == points[0]).all():
         return np.zeros(len(points), bool)
     points = points - points.mean(0)
     one, two = _starts(points, np.random.default_rng(seed))
-    sides = np.zeros((len(points), len(one)), bool)
+    sides = np.zeros((len(one), len(points)), bool)
     total = points.sum(0)
     for _ in range(ITERATIONS):
-        between = two - one  # [starts, k]
-        before, sides = sides, points @ between.T > ((two**2).sum(1) - (one**2).sum(1)) / 2
+        half_way = ((two**2).sum(1) - (one**2).sum(1)) / 2
+        before, sides = sides, (two - one) @ points.T > half_way[:, None]
         if np.count_nonzero(before != sides) <= SETTLED * sides.size:
             break
-        count = np.count_nonzero(sides, axis=0)[:, None].clip(1, len(points) - 1)
-        # A product with booleans as numbers: [starts, n] · [n, k].
-        inside = sides.T.astype(np.float64) @ points
+        count = np.count_nonzero(sides, axis=1)[:, None].clip(1, len(points) - 1)
+        inside = sides.astype(np.float64) @ points  # a product with booleans as numbers
         one, two = (total - inside) / (len(points) - count), inside / count
     # The inertia is the total less what the means explain.
-    explained = (~sides).sum(0) * (one**2).sum(1) + sides.sum(0) * (two**2).sum(1)
-    best: np.ndarray = sides[:, explained.argmax()]
+    explained = (~sides).sum(1) * (one**2).sum(1) + sides.sum(1) * (two**2).sum(1)
+    best: np.ndarray = sides[explained.argmax()]
     return best if 2 * best.sum() <= len(points) else ~best
 
 
@@ -43,10 +43,10 @@ def silhouette(points: np.ndarray, smaller: np.ndarray, *, seed: int) -> float:
     counts = np.array([(~smaller).sum(), smaller.sum()])
     if counts.min() < 2:
         return 0.0
-    squares = (points**2).sum(1)
-    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0))
+    cloud = torch.from_numpy(points)
+    distances = torch.cdist(cloud, cloud).numpy()
     np.fill_diagonal(distances, 0)
-    sums = np.stack([distances[:, ~smaller].sum(1), distances[:, smaller].sum(1)])
+    sums = (distances @ np.column_stack([~smaller, smaller]).astype(np.float64)).T
     own = smaller.astype(int)
     every = np.arange(len(points))
     inside, outside = sums[own, every] / (counts[own] - 1), sums[1 - own, every] / counts[1 - own]
@@ -65,11 +65,9 @@ def margins(points: np.ndarray, smaller: np.ndarray) -> np.ndarray:
 
 def _starts(points: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Two centres [starts, k] for each start: a point at random, and another drawn in proportion to its squared distance from it."""
-    ordered = np.argsort(points[:, 0], kind="stable")
-    first = points[ordered[rng.integers(0, len(points), STARTS)]]
-    squares = (points[ordered] ** 2).sum(1)
-    second = np.empty_like(first)
-    for start, centre in enumerate(first):
-        reach = np.maximum(squares - 2 * points[ordered] @ centre + centre @ centre, 0).cumsum()
-        second[start] = points[ordered[min(np.searchsorted(reach, rng.random() * reach[-1], "right"), len(points) - 1)]]
-    return first, second
+    ordered = points[np.argsort(points[:, 0], kind="stable")]
+    first = ordered[rng.integers(0, len(points), STARTS)]
+    squares = (ordered**2).sum(1)
+    reaches = np.maximum(squares - 2 * first @ ordered.T + (first**2).sum(1, keepdims=True), 0).cumsum(1)  # [starts, n]
+    drawn = [np.searchsorted(reach, rng.random() * reach[-1], "right") for reach in reaches]
+    return first, ordered[np.minimum(drawn, len(points) - 1)]

@@ -321,12 +321,13 @@ def last_question(examination: Examination) -> Examination:
 
 def _turns(finding: Finding, findings: Sequence[Finding]) -> float:
     """The binomial p-value of so many turned images, if the group's pattern were like the most telling ones of other labels."""
-    return _as_many(finding, finding.counted, [one.transfer.turned for one in _alike(finding, findings)])
+    return _as_many(finding, finding.counted, finding.transfer.tested, [one.transfer.turned for one in _alike(finding, findings)])
 
 
 def _everywhere(finding: Finding, findings: Sequence[Finding]) -> float:
     """The same of images of all other labels, none of which a pattern turns that was not tried on them."""
-    return _as_many(finding, finding.transfer.everywhere or 0.0, [one.transfer.everywhere or 0.0 for one in _alike(finding, findings)])
+    others = [one.transfer.everywhere or 0.0 for one in _alike(finding, findings)]
+    return _as_many(finding, finding.transfer.everywhere or 0.0, finding.transfer.tested_everywhere, others)
 
 
 def _alike(finding: Finding, findings: Sequence[Finding]) -> list[Finding]:
@@ -334,11 +335,10 @@ def _alike(finding: Finding, findings: Sequence[Finding]) -> list[Finding]:
     return [one for one in findings if one.surely_own == finding.surely_own and one.accused.label != finding.accused.label]
 
 
-def _as_many(finding: Finding, share: float, others: Sequence[float]) -> float:
-    """The binomial p-value of this share of the images that a pattern was put on, at the rate that one in twenty of the others exceeds."""
+def _as_many(finding: Finding, share: float, tested: int, others: Sequence[float]) -> float:
+    """The binomial p-value of this share of so many images, at the rate that one in twenty of the others exceeds."""
     bounds = INNOCENT_OWN_TURNS if finding.surely_own else INNOCENT_TURNS
     rate = np.clip(np.quantile(others, 1 - INNOCENT) if others else 1.0, *bounds)
-    tested = finding.transfer.tested
     return float(bdtrc(round(share * tested) - 1, tested, rate))
 
 
@@ -362,7 +362,7 @@ def _transfer(
     everyone = try_on_others(
         pattern, group.label, _of_all_others(train, ordinary, group.label, elsewhere), suspected, reference, harder=harder
     )
-    return replace(found, everywhere=everyone.turned) if everyone.legible >= LEGIBLE else found
+    return replace(found, everywhere=everyone.turned, tested_everywhere=everyone.tested) if everyone.legible >= LEGIBLE else found
 
 
 def _of_all_others(train: Samples, ordinary: np.ndarray, label: int, rng: np.random.Generator) -> np.ndarray:
