@@ -23,7 +23,7 @@ from wellcheck.verdict.refinement import Judge, refine
 from wellcheck.verdict.transfer import Pattern, common
 from wellcheck.verdict.witness import Witness, Witnesses
 
-GROUPS = 3  # per label and layer
+GROUPS = 4  # per label and layer
 MOST = 0.7  # of a label that its groups may take
 MOST_OF_THE_REST = 0.4  # of a label, where they neither look foreign nor lie farthest apart
 MORE_FOREIGN = 0.25  # of the neighbours
