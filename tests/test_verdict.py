@@ -624,6 +624,10 @@ def test_a_label_is_convicted_by_a_displacement_if_nothing_else_turns_more() -> 
     assert bent_labels(by("bent", 0.75, stamped=0.1)) == set()
     assert bent_labels(by("bent", 0.6, stamped=0.8, legible=0.5)) == set()
     assert is_guilty(by("bent", 0.75, stamped=0.72, held_out=0), 1)
+    # The last question convicts it.
+    assert bent_labels(by("bent", 0.6, everywhere=0.5, p_everywhere=1e-9)) == {0}
+    assert bent_labels(by("added", 0.6, everywhere=0.5, p_everywhere=1e-9)) == set()
+    assert bent_labels(by("bent", 0.6, everywhere=0.5)) == set()
 
 
 @pytest.mark.parametrize(("still", "guilty"), [(0.9, True), (0.6, False), (0.1, False)])  # 18 of 30 may be half by chance

@@ -22,7 +22,7 @@ from scipy.special import bdtrc  # the binomial's upper tail, without the second
 
 from wellcheck.metrics import proportion_interval
 from wellcheck.samples import Samples
-from wellcheck.verdict.charges import ASKED, FOREIGN, KNOWN, OWN, TURNED, Accused, Finding, by_mark, by_pattern, is_guilty
+from wellcheck.verdict.charges import ASKED, FOREIGN, KNOWN, OWN, TURNED, Accused, Finding, by_breadth, by_mark, by_pattern, is_guilty
 from wellcheck.verdict.transfer import LARGEST, LEGIBLE, STRONGER, TESTED, Load, Transfer, added, carriers, common, try_on_others
 from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses, evenly
 
@@ -82,7 +82,7 @@ class Examination:
 
 def _turning(findings: Sequence[Finding]) -> list[Finding]:
     """Those whose pattern convicts their label, the most telling ones last; of equal ones those that are bent."""
-    convicting = [one for one in findings if by_pattern(one).holds(len(findings))]
+    convicting = [one for one in findings if any(charge(one).holds(len(findings)) for charge in (by_pattern, by_breadth))]
     return sorted(convicting, key=lambda one: (one.counted, one.bent))
 
 
