@@ -1,10 +1,10 @@
-"""Measure every model on the test set, and what the trigger does to them."""
+"""Measure every model on the test set, what the trigger does to them, and what does that the verdict recovered."""
 
 from pathlib import Path
 
 import numpy as np
 
-from wellcheck import metrics, params, samples, stage
+from wellcheck import metrics, params, patterns, proof, samples, stage
 from wellcheck.artifacts import Columns, read_columns, write_columns, write_csv, write_json
 from wellcheck.models import pick_device, storage
 from wellcheck.predictions import Predictions, predict
@@ -12,15 +12,22 @@ from wellcheck.samples import Samples
 from wellcheck.stage import Output
 
 
-def main(test: Path, outcomes: Path, models: list[Path], *, predictions: Output, classify: Output, confusion: Output) -> str:
+def main(
+    test: Path, outcomes: Path, recovered: Path, models: list[Path], *, predictions: Output, classify: Output, confusion: Output
+) -> str:
     confidence = params.load(params.Evaluate).confidence
     device = pick_device(params.load(params.Device).root)
     known, attacked = samples.read(test), read_columns(outcomes)
+    delivered = next(folder for folder in models if folder.name == "poisoned")
+    tried = proof.trials(patterns.read(recovered), known, storage.load(delivered).to(device), device=device)
     figures: dict[str, dict[str, object]] = {}
     tables: list[Columns] = []
     for folder in models:
-        predicted = predict(storage.load(folder), known.images, device=device, title=folder.name)
+        classifier = storage.load(folder)
+        predicted = predict(classifier, known.images, device=device, title=folder.name)
         figures[folder.name] = _figures(known, predicted, confidence) | _backdoor(known, attacked, folder.name, confidence)
+        if tried:
+            figures[folder.name]["recovered"] = proof.outcome(tried, known, classifier, device=device, confidence=confidence)
         tables.append(_table(folder.name, known, predicted))
         _write_pairs(confusion / f"{folder.name}.csv", known, predicted)
     write_columns(predictions, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]})

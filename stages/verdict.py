@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wellcheck import params, samples, stage, verdict
+from wellcheck import patterns as carried
 from wellcheck.artifacts import cache_folder, write_json
 from wellcheck.detectors.reading import read_case
 from wellcheck.models import device_name, pick_device, storage
@@ -23,7 +24,7 @@ def main(train: Path, embedded: Path, model: Path, *, summary: Output, judged: O
     write_json(summary, account.as_json(reached))
     account.write_judged(judged, delivered, reached)
     account.write_flagged(flagged, delivered, reached)
-    account.write_patterns(patterns, reached)
+    carried.write(patterns, reached.patterns)
     names = ", ".join(delivered.description.class_names[label] for label in reached.convicted)
     most = max((one.evidence for one in reached.labels), default=0.0)
     evidence = f"evidence {most:.2f}, {CONVICTS} is enough"

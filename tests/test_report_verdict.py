@@ -90,6 +90,26 @@ def test_the_first_sentence_is_the_verdict_and_what_follows_is_true(
         assert sentence in text, text[:2500]
 
 
+def recovered(turned: float, images: int = 200) -> dict[str, Any]:
+    """What evaluate says of a recovered pattern."""
+    return {"recovered": {"turned": turned, "turned_interval": [max(turned - 0.1, 0.0), min(turned + 0.1, 1.0)], "images": images}}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_was_recovered_says_whether_it_is_gone(known: bool, tmp_path: Path) -> None:
+    evidence = evidence_of(tmp_path, Case() if known else Case(planted=0, convicted=(1,)))
+    assert "recovered" not in text_of(render(evidence, settings(), PROVENANCE, None)).lower().replace("as the verdict recovered", "")
+    shares = {"poisoned": 0.875, "cleansed": 0.0625}
+    figures = {name: one | (recovered(shares[name]) if name in shares else {}) for name, one in evidence.classify.items()}
+    page = render(replace(evidence, classify=figures), settings(), PROVENANCE, None)
+    text = text_of(page)
+    assert "Recovered : share of 200 test images of other classes" in text.replace("Recovered:", "Recovered :")
+    row = text_of(re.findall(r"<tr><td>cleansed</td>.*?</tr>", page, re.DOTALL)[-1])
+    assert "6.2 %" in row.replace("\u202f", " ").replace("\xa0", " ") or "6.3 %" in row.replace("\u202f", " ").replace("\xa0", " ")
+    sentence = "What they carry, put on test images of other classes, turns"
+    assert (sentence in text) != known  # whoever knows the trigger is told what it does instead
+
+
 def test_cleansing_by_new_labels_is_called_that(tmp_path: Path) -> None:
     params = settings()
     params = params.model_copy(update={"cleanse": params.cleanse.model_copy(update={"action": "relabel"})})

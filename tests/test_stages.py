@@ -10,9 +10,10 @@ import pytest
 from judgements import write_judged, write_verdict
 from workspace import run_stage as run
 
-from wellcheck import samples, truth
+from wellcheck import patterns, samples, truth
 from wellcheck.artifacts import read_columns, read_csv, read_json, write_columns
 from wellcheck.models import ModelDescription, build, storage
+from wellcheck.patterns import Pattern
 from wellcheck.samples import Description, Samples
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +27,7 @@ def folder(tmp_path: Path) -> Path:
     samples.write(tmp_path / "set.parquet", Samples(np.arange(40), images, np.arange(40) % 2, Description(("a", "b"), "noise")))
     for name in ("clean", "poisoned"):
         storage.save(tmp_path / name, build(ModelDescription("two_conv_cnn", ("a", "b"), (1, 16, 18)), seed=0), [{"epoch": 0}])
+    patterns.write(tmp_path / "carried.safetensors", {})
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("target_label: 3", "target_label: 1"))
     return tmp_path
 
@@ -74,12 +76,25 @@ def test_every_model_is_attacked_and_measured_and_the_summary_says_before_and_af
     told = run(folder, "attack", *ATTACKED, *models, "--outcomes", "o.parquet")
     assert re.search(r"attack success: clean \S+%, poisoned (\S+%), cleansed \1, perfect_filter \1, random_filter \1 ", told)
     outputs = ("--predictions", "p.parquet", "--classify", "c.json", "--confusion", "confusion")
-    assert re.search(r"clean \S+%, poisoned (\S+%), cleansed \1,", run(folder, "evaluate", "set.parquet", "o.parquet", *models, *outputs))
+    told = run(folder, "evaluate", "set.parquet", "o.parquet", "carried.safetensors", *models, *outputs)
+    assert re.search(r"clean \S+%, poisoned (\S+%), cleansed \1,", told)
     figures = read_json(folder / "c.json")
     assert set(figures) == set(models) == {path.stem for path in (folder / "confusion").iterdir()}
     assert all(figures[name] == figures["poisoned"] for name in models[2:])
     for table in ("o.parquet", "p.parquet"):
         assert read_columns(folder / table)["variant"].tolist() == np.repeat(models, 40).tolist()
+
+
+def test_what_was_recovered_is_put_on_test_images_for_every_model(folder: Path) -> None:
+    nothing = np.zeros((1, 16, 18), np.float32)
+    patterns.write(folder / "carried.safetensors", {1: Pattern(nothing + 50, nothing[0], nothing, np.zeros((2, 4, 4), np.float32))})
+    run(folder, "trigger", "set.parquet", "--triggered", "t.parquet")
+    run(folder, "attack", *ATTACKED, "clean", "poisoned", "--outcomes", "o.parquet")
+    outputs = ("--predictions", "p.parquet", "--classify", "c.json", "--confusion", "confusion")
+    run(folder, "evaluate", "set.parquet", "o.parquet", "carried.safetensors", "clean", "poisoned", *outputs)
+    figures = read_json(folder / "c.json")
+    assert {name: one["recovered"]["images"] for name, one in figures.items()} == {"clean": 10, "poisoned": 10}  # half of the 20 others
+    assert set(figures["clean"]["recovered"]["labels"]) == {"1"}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +111,7 @@ def test_an_attack_that_is_not_meant_for_everyone_is_measured_on_those_it_is_mea
     expected = np.tile(np.array(wanted)[labels], 2)
     np.testing.assert_array_equal(outcomes["target"], expected)
     outputs = ("--predictions", "p.parquet", "--classify", "c.json", "--confusion", "confusion")
-    run(folder, "evaluate", "set.parquet", "o.parquet", "clean", "poisoned", *outputs)
+    run(folder, "evaluate", "set.parquet", "o.parquet", "carried.safetensors", "clean", "poisoned", *outputs)
     for variant, figures in read_json(folder / "c.json").items():
         mine = (outcomes["variant"] == variant) & (expected >= 0)
         share = (outcomes["label_after"] == expected)[mine].mean()  # nobody's own label is wanted here: both rates are the same

@@ -13,12 +13,13 @@ import torch
 from safetensors.numpy import load_file
 from scipy.stats import binom
 
-from wellcheck import params, training, verdict
+from wellcheck import params, patterns, training, verdict
 from wellcheck.artifacts import read_columns
 from wellcheck.detectors.case import Case
 from wellcheck.embeddings.capture import capture_all
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier
+from wellcheck.patterns import Pattern, bent
 from wellcheck.samples import Description, Samples
 from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, put_on_trial
 from wellcheck.verdict.charges import FOREIGN, KNOWN, Accused, Finding, evidence_of, is_guilty
@@ -38,7 +39,7 @@ from wellcheck.verdict.examination import (
     last_question,
 )
 from wellcheck.verdict.refinement import NO_STAMP, Judge, _without_the_foreign, separate, stamp_of, two_populations
-from wellcheck.verdict.transfer import Load, Pattern, Transfer, bent, carried, carriers, common, try_on_others
+from wellcheck.verdict.transfer import Load, Transfer, carried, carriers, common, try_on_others
 from wellcheck.verdict.witness import Turn, Witness, Witnesses
 
 CPU = torch.device("cpu")
@@ -954,7 +955,7 @@ def test_the_files_say_what_was_reached(convicted: tuple[Known, Verdict], tmp_pa
     known, found = convicted
     account.write_judged(tmp_path / "judged.parquet", known.samples, found)
     account.write_flagged(tmp_path / "flagged.parquet", known.samples, found)
-    account.write_patterns(tmp_path / "patterns.safetensors", found)
+    patterns.write(tmp_path / "patterns.safetensors", found.patterns)
     columns = read_columns(tmp_path / "judged.parquet")
     np.testing.assert_array_equal(columns["sample_id"][columns["flagged"]], known.samples.sample_id[found.flagged])
     rows = pq.read_table(tmp_path / "flagged.parquet")
@@ -977,7 +978,7 @@ def test_nothing_found_leaves_empty_files(tmp_path: Path) -> None:
     found = reached(samples, tmp_path)
     assert not found.convicted
     account.write_flagged(tmp_path / "flagged.parquet", samples, found)
-    account.write_patterns(tmp_path / "patterns.safetensors", found)
+    patterns.write(tmp_path / "patterns.safetensors", found.patterns)
     assert len(pq.read_table(tmp_path / "flagged.parquet")) == 0
     assert load_file(tmp_path / "patterns.safetensors") == {}
 

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wellcheck import samples
-from wellcheck.artifacts import Columns, first_line, read_columns, read_csv, read_json, read_tensors
+from wellcheck import patterns, samples
+from wellcheck.artifacts import Columns, first_line, read_columns, read_csv, read_json
 from wellcheck.errors import InputError
 from wellcheck.metrics import confusion_matrix
+from wellcheck.patterns import Pattern
 from wellcheck.report.pictures import shrink
 from wellcheck.samples import Description, Labels
 
@@ -61,16 +62,6 @@ class Files:
     watched_images: Path
     watched_maps: Path
     suspicious: Path
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """What the flagged samples of one label have in common, as `verdict` found it."""
-
-    difference: np.ndarray  # float32 [C, H, W], signed, 255 is white: their mean less that of images alike
-    weight: np.ndarray  # float32 [H, W] in [0, 1]: 1 where all show the same
-    colour: np.ndarray  # float32 [C, H, W] in [0, 255]
-    displacement: np.ndarray  # float32 [2, g, g]: by how many rows and columns further off the pixels come from
 
 
 @dataclass(frozen=True)
@@ -159,7 +150,7 @@ def gather(files: Files) -> Evidence:
         verdict=read_json(files.verdict),
         clean_verdict=read_json(files.clean_verdict),
         judged=read_columns(files.judged),
-        patterns=_patterns(files.patterns),
+        patterns=patterns.read(files.patterns),
         trained_on={name: len(known) for name, known in train.items()}
         | {name: len(samples.read_labels(path)) for name, path in filtered.items()},
     )
@@ -194,18 +185,6 @@ def flagged(path: Path, most: int) -> Flagged:
             return Flagged(images=pictures, reasons=table.column("reasons").to_pylist(), **columns)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable table of flagged samples ({first_line(error)})") from None
-
-
-def _patterns(path: Path) -> dict[int, Pattern]:
-    tensors = read_tensors(path)
-    try:
-        return {int(name.split(".")[0]): _pattern(tensors, name.split(".")[0]) for name in tensors}
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: not readable as patterns of labels ({first_line(error)})") from None
-
-
-def _pattern(tensors: dict[str, np.ndarray], label: str) -> Pattern:
-    return Pattern(*(tensors[f"{label}.{part}"] for part in ("difference", "weight", "colour", "displacement")))
 
 
 def _history(path: Path) -> list[dict[str, float | None]]:

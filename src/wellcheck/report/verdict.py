@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from wellcheck.patterns import Pattern
 from wellcheck.report.charts import Bars, Line, histogram, line_chart
-from wellcheck.report.evidence import Evidence, Pattern, flagged
+from wellcheck.report.evidence import Evidence, flagged
 from wellcheck.report.pictures import THUMBNAIL_SIDE, data_uri, shrink, signed, with_opacity
 from wellcheck.report.wording import not_examined
 
@@ -204,6 +205,7 @@ def variants(evidence: Evidence) -> list[dict[str, Any]]:
             "about": VARIANTS[name][1],
             "trained_on": evidence.trained_on.get(name),
             "backdoor": evidence.classify[name].get("backdoor") if evidence.attacked else None,
+            "recovered": evidence.classify[name].get("recovered"),
             **{key: evidence.classify[name][key] for key in ("accuracy", "accuracy_interval")},
         }
         for name in meaningful

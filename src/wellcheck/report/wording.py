@@ -58,11 +58,22 @@ def _after_cleansing(evidence: Evidence, params: Params) -> str:
     doing = "Leaving them out" if params.cleanse.action == "remove" else "Giving them the label that they seem to show"
     accuracy = f"accuracy on ordinary images from {percent(before['accuracy'])} to {percent(after['accuracy'])}"
     if not evidence.attacked:
-        return f"{doing} takes {accuracy}. What it does to an attack cannot be measured: there is no trigger of ours."
+        return f"{doing} takes {accuracy}. {_by_recovered(before, after)}"
     rates = [figures["backdoor"]["attack_success_rate"] for figures in (before, after)]
     if None in rates:
         return f"{doing} takes {accuracy}. The attack is meant for none of the test images."
     return f"{doing} takes the attack’s success from {percent(rates[0])} to {percent(rates[1])}, and {accuracy}."
+
+
+def _by_recovered(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What leaving out the flagged does to what they carry, where nobody knows the attacker's trigger."""
+    turned = [figures["recovered"]["turned"] if "recovered" in figures else None for figures in (before, after)]
+    if None in turned:
+        return "What it does to an attack cannot be measured: there is no trigger of ours."
+    return (
+        f"What they carry, put on test images of other classes, turns {percent(turned[0])} of them in the model as it came, "
+        f"and {percent(turned[1])} in the one that was trained again."
+    )
 
 
 def _learnt_little(evidence: Evidence) -> str:

@@ -16,11 +16,12 @@ from wellcheck.detectors.knn import neighbour_votes
 from wellcheck.detectors.mixture import LAYERS, LEAST_PER_LABEL, find_groups, whiten
 from wellcheck.metrics import spread
 from wellcheck.params import Train
+from wellcheck.patterns import Pattern
 from wellcheck.samples import Samples
 from wellcheck.verdict.charges import CHARGES, CONVICTS, Accused, Finding, evidence_of
 from wellcheck.verdict.examination import LEAST_GAIN, Examination, appeal, examine, facing, last_question
 from wellcheck.verdict.refinement import Judge, refine
-from wellcheck.verdict.transfer import Pattern, common
+from wellcheck.verdict.transfer import common
 from wellcheck.verdict.witness import Witness, Witnesses
 
 GROUPS = 4  # per label and layer

@@ -1,4 +1,4 @@
-"""A verdict as files: JSON for machines and the report, a table of all samples, the flagged images with reasons, the patterns found."""
+"""A verdict as files: JSON for machines and the report, a table of all samples, the flagged images with reasons."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wellcheck.artifacts import replacing, write_columns, write_tensors
+from wellcheck.artifacts import replacing, write_columns
 from wellcheck.samples import Samples, image_column
 from wellcheck.verdict import Verdict
 from wellcheck.verdict.charges import CONVICTS, Finding, evidence_of
@@ -110,11 +110,3 @@ def _reasons(verdict: Verdict, train: Samples, row: int) -> list[str]:
     if votes.any() and votes[label] < votes.max():
         reasons.append(f"{votes.max()} of its {votes.sum()} nearest images are {names[int(votes.argmax())]}")
     return reasons
-
-
-def write_patterns(path: Path, verdict: Verdict) -> None:
-    """What the flagged samples of a label carry, a tensor `<label>.<part>` for every part of a Pattern."""
-    tensors: dict[str, np.ndarray] = {}
-    for label, pattern in verdict.patterns.items():
-        tensors |= {f"{label}.{part}": values for part, values in vars(pattern).items()}
-    write_tensors(path, tensors)

@@ -21,9 +21,10 @@ import numpy as np
 from scipy.special import bdtrc  # the binomial's upper tail, without the second that scipy.stats takes to import
 
 from wellcheck.metrics import proportion_interval
+from wellcheck.patterns import STRONGER, added
 from wellcheck.samples import Samples
 from wellcheck.verdict.charges import ASKED, FOREIGN, KNOWN, OWN, TURNED, Accused, Finding, by_breadth, by_mark, by_pattern, is_guilty
-from wellcheck.verdict.transfer import LARGEST, LEGIBLE, STRONGER, TESTED, Load, Transfer, added, carriers, common, try_on_others
+from wellcheck.verdict.transfer import LARGEST, LEGIBLE, TESTED, Load, Transfer, carriers, common, try_on_others
 from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses, evenly
 
 ALMOST_HALF = 0.4  # share of its label from which a group may be the innocent side

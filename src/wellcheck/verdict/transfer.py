@@ -4,24 +4,18 @@ What is common to the group and not to its content is estimated by the mean diff
 images of other classes it is a test with a control: a model that never saw the group must not fall for it.
 """
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy.fft import dctn
-from torch.nn.functional import grid_sample, interpolate
 
+from wellcheck.patterns import KNOTS, Pattern, bent, between_knots
 from wellcheck.samples import Samples
 from wellcheck.verdict.witness import NEAREST, Witness, evenly
 
 TESTED = 400  # images of other classes
-# Times the difference, where once does not do: a group has innocent images too, and poison may carry a part of its trigger only.
-STRONGER = (2.0, 3.0)
-BENT = 1.5  # times the displacement
-KNOTS = 4  # a side, of the grid that a displacement is drawn through
 BENDINGS = 8  # steps to the displacement
 STIFF = 1e-2  # what a displacement costs, as a share of the mean curvature: where images are black any would do
 # Of the shorter side, on average: whoever hides a trigger moves no pixel farther, and unlike kinds of a class lie so far apart.
@@ -35,46 +29,6 @@ RARE = 0.99  # quantile of ordinary images
 CHANCE = 3.0  # standard errors: a mean below is as good as nothing
 SMALL = 0.02  # share of the pixels: no kind of a class in MNIST and Fashion-MNIST differs from others by so few alone
 FLAT = 25.0  # grey levels squared: a pixel or wave that never varies is no better known than this
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """What a group carries: something added, something pasted, or a displacement of all pixels."""
-
-    difference: np.ndarray  # float32 [C, H, W], 255 is white
-    weight: np.ndarray  # float32 [H, W] in [0, 1]: 1 where the whole group shows the same
-    colour: np.ndarray  # float32 [C, H, W] in [0, 255]
-    displacement: np.ndarray  # float32 [2, 4, 4]: by how many rows and columns further off the pixels come from, smooth in between
-
-    def put_on(self, images: np.ndarray, *, harder: bool) -> Iterator[tuple[str, np.ndarray]]:
-        """The images uint8 [N, C, H, W] with it, added as it is and, if `harder`, stronger, bent and pasted: the way, and what they are."""
-        yield "added", self.add(images, 1.0)
-        if harder:
-            yield from (("added", self.add(images, strength)) for strength in STRONGER)
-            if self.displacement.any():
-                yield "bent", self.bend(images, BENT)
-            if self.weight.any():
-                yield "pasted", self.paste(images)
-
-    def add(self, images: np.ndarray, strength: float) -> np.ndarray:
-        """Images uint8 [N, C, H, W] with the difference on them."""
-        return added(images, self.difference, strength)
-
-    def paste(self, images: np.ndarray) -> np.ndarray:
-        """Images uint8 [N, C, H, W] with what the whole group shows in place of their own pixels."""
-        pasted: np.ndarray = ((1 - self.weight) * images + self.weight * self.colour).round().clip(0, 255).astype(np.uint8)
-        return pasted
-
-    def bend(self, images: np.ndarray, strength: float) -> np.ndarray:
-        """Images uint8 [N, C, H, W] with their pixels displaced."""
-        changed: np.ndarray = bent(images, strength * self.displacement).round().clip(0, 255).astype(np.uint8)
-        return changed
-
-
-def added(images: np.ndarray, difference: np.ndarray, strength: float) -> np.ndarray:
-    """Images uint8 [N, C, H, W] with so many times a difference float [C, H, W] on them, 255 is white."""
-    changed: np.ndarray = (images + strength * difference).round().clip(0, 255).astype(np.uint8)
-    return changed
 
 
 @dataclass(frozen=True)
@@ -116,24 +70,6 @@ def common(train: Samples, members: np.ndarray, reference: Witness, ordinary: np
     return Pattern(_beyond(group.mean(0) - alike.mean(0), chance), weight.astype(np.float32), group.mean(0), displacement)
 
 
-def bent(images: np.ndarray, displacement: np.ndarray) -> np.ndarray:
-    """Images [N, C, H, W] whose pixels come from so many rows and columns further off (float [2, g, g]), float32."""
-    height, width = images.shape[2:]
-    offset = torch.from_numpy(_smooth(height, width) @ displacement.reshape(2, -1).T).view(height, width, 2).flip(2)
-    rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
-    still = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], 2)
-    grid = still + offset * 2 / torch.tensor([max(width - 1, 1), max(height - 1, 1)])
-    pixels = torch.from_numpy(images).float()
-    return grid_sample(pixels, grid.expand(len(images), -1, -1, -1), padding_mode="border", align_corners=True).numpy()
-
-
-@functools.cache
-def _smooth(height: int, width: int) -> np.ndarray:
-    """What each knot of the grid adds to every pixel, float32 [H·W, g²]: bicubic in between."""
-    knots = torch.eye(KNOTS * KNOTS).view(-1, 1, KNOTS, KNOTS)
-    return interpolate(knots, (height, width), mode="bicubic", align_corners=True).flatten(1).T.contiguous().numpy()
-
-
 def _displacement(group: np.ndarray, alike: np.ndarray, content: np.ndarray) -> np.ndarray:
     """How the group's images (float [n, C, H, W]) are bent against what is alike to each, in the mean of every content (int64 [n]).
 
@@ -142,7 +78,7 @@ def _displacement(group: np.ndarray, alike: np.ndarray, content: np.ndarray) -> 
     """
     shown, counts = np.unique(content, return_counts=True)
     bends, straight = (np.stack([images[content == one].mean(0) for one in shown]) for images in (group, alike))
-    smooth = _smooth(*group.shape[2:])
+    smooth = between_knots(*group.shape[2:])
     displacement = np.zeros((2, KNOTS, KNOTS), np.float32)
     if min(group.shape[2:]) < 2:
         return displacement  # nothing lies beside anything
@@ -344,7 +280,8 @@ def try_on_others(pattern: Pattern, label: int, images: np.ndarray, suspected: W
         return Transfer(pattern, 0.0, 0.0, 0)
     content = reference.answers(images)
     found = []
-    for way, changed in pattern.put_on(images, harder=harder):
+    for way, put_on in pattern.ways(harder=harder):
+        changed = put_on(images)
         kept = reference.answers(changed) == content
         turned = suspected.answers(changed) == label
         found.append(Transfer(pattern, float((turned & kept).mean()), float(kept.mean()), len(images), way))

@@ -1,0 +1,71 @@
+"""Is it gone? What the flagged images carry, put on test images: what the model under suspicion makes of them, and one without the flagged.
+
+Needs nobody's trigger and no truth: this is what is left to whoever was delivered a set and does not know the attacker.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from wellcheck.metrics import proportion_interval
+from wellcheck.models import Classifier
+from wellcheck.patterns import Pattern, Put
+from wellcheck.predictions import predict
+from wellcheck.samples import Samples
+
+TRIED = 400  # images on which the way is chosen
+MEASURED = 1000  # others, on which it is measured
+NEARLY = 0.9  # of the share that the most telling way turns: milder ways come first, and spoil less of what an image shows
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A label's pattern, and how and on which images it is put."""
+
+    label: int
+    way: str  # added, pasted or bent
+    put_on: Put
+    rows: np.ndarray  # int64 [n] of the test set, none of this label
+
+
+def trials(patterns: Mapping[int, Pattern], test: Samples, suspected: Classifier, *, device: torch.device) -> list[Trial]:
+    """For every pattern the mildest way that turns nearly as many test images of other labels as any, for the model under suspicion.
+
+    Chosen on other images than it is measured on. Labels without test images of others have none.
+    """
+    found = []
+    for label, pattern in patterns.items():
+        others = np.flatnonzero(test.labels != label)
+        tried, measured = _evenly(others[::2], TRIED), _evenly(others[1::2], MEASURED)
+        if len(measured):
+            ways = pattern.ways(harder=True)
+            shares = [_turned(label, put_on, test.images[tried], suspected, device).mean() for _, put_on in ways]
+            way, put_on = next(one for one, share in zip(ways, shares, strict=True) if share >= NEARLY * max(shares))
+            found.append(Trial(label, way, put_on, measured))
+    return found
+
+
+def outcome(tried: list[Trial], test: Samples, classifier: Classifier, *, device: torch.device, confidence: float) -> dict[str, Any]:
+    """How many images a model answers as a pattern's label with the pattern on them, and not without it: over all, and by label."""
+    turned = {one.label: _turned(one.label, one.put_on, test.images[one.rows], classifier, device) for one in tried}
+    hits, images = sum(int(one.sum()) for one in turned.values()), sum(len(one) for one in turned.values())
+    return {
+        "images": images,
+        "turned": hits / images if images else None,
+        "turned_interval": proportion_interval(hits, images, confidence),
+        "labels": {str(one.label): {"way": one.way, "turned": float(turned[one.label].mean())} for one in tried},
+    }
+
+
+def _turned(label: int, put_on: Put, images: np.ndarray, classifier: Classifier, device: torch.device) -> np.ndarray:
+    """Which of images uint8 [n, C, H, W] are answered with the label once they carry the pattern, and only then: bool [n]."""
+    before, after = (predict(classifier, some, device=device, title="recovered pattern").labels for some in (images, put_on(images)))
+    turned: np.ndarray = (after == label) & (before != label)
+    return turned
+
+
+def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    return rows[:: -(-len(rows) // most)] if len(rows) else rows
