@@ -27,8 +27,6 @@ def dark_images(count: int = 300) -> Samples:
     return Samples(np.arange(count), images, np.arange(count) % 3, Description(("a", "b", "c"), "made up"))
 
 
-
-
 def corner(brightness: float) -> np.ndarray:
     """A difference in one corner."""
     difference = NOTHING.copy()
