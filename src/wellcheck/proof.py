@@ -18,6 +18,7 @@ from wellcheck.samples import Samples
 
 TRIED = 400  # images on which the way is chosen
 MEASURED = 1000  # others, on which it is measured
+BATCH = 128  # changed at once, in single precision
 NEARLY = 0.9  # of the share that the most telling way turns: milder ways come first, and spoil less of what an image shows
 
 
@@ -39,8 +40,9 @@ def trials(patterns: Mapping[int, Pattern], test: Samples, suspected: Classifier
     found = []
     for label, pattern in patterns.items():
         others = np.flatnonzero(test.labels != label)
+        others = others[np.argsort(test.labels[others], kind="stable")]  # classes that come in turn would fall on one side each
         tried, measured = _evenly(others[::2], TRIED), _evenly(others[1::2], MEASURED)
-        if len(measured):
+        if len(measured):  # and so some were tried
             ways = pattern.ways(harder=True)
             shares = [_turned(label, put_on, test.images[tried], suspected, device).mean() for _, put_on in ways]
             way, put_on = next(one for one, share in zip(ways, shares, strict=True) if share >= NEARLY * max(shares))
@@ -62,7 +64,8 @@ def outcome(tried: list[Trial], test: Samples, classifier: Classifier, *, device
 
 def _turned(label: int, put_on: Put, images: np.ndarray, classifier: Classifier, device: torch.device) -> np.ndarray:
     """Which of images uint8 [n, C, H, W] are answered with the label once they carry the pattern, and only then: bool [n]."""
-    before, after = (predict(classifier, some, device=device, title="recovered pattern").labels for some in (images, put_on(images)))
+    carrying = np.concatenate([put_on(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
+    before, after = (predict(classifier, some, device=device, title="recovered pattern").labels for some in (images, carrying))
     turned: np.ndarray = (after == label) & (before != label)
     return turned
 
