@@ -87,8 +87,13 @@ def test_what_is_answered_so_anyway_is_not_turned() -> None:
 
 
 def test_it_is_measured_on_other_images_than_the_way_was_chosen_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    test, seen = dark_images(), []
-    monkeypatch.setattr(Pattern, "add", lambda self, images, strength: seen.append(images) or images)
+    test, seen = dark_images(), list[np.ndarray]()
+
+    def add(pattern: Pattern, images: np.ndarray, strength: float) -> np.ndarray:
+        seen.append(images)
+        return images
+
+    monkeypatch.setattr(Pattern, "add", add)
     (trial,) = proof.trials({0: Pattern(corner(150), NOTHING[0], NOTHING, STRAIGHT)}, test, Follows(120), device=CPU)
     tried = {image.tobytes() for images in seen for image in images}
     assert len(tried) == 100 and not tried & {image.tobytes() for image in test.images[trial.rows]}
