@@ -104,7 +104,7 @@ def test_what_was_recovered_says_whether_it_is_gone(known: bool, tmp_path: Path)
     page = render(replace(evidence, classify=figures), settings(), PROVENANCE, None)
     text = text_of(page)
     assert "Recovered : share of 200 test images of other classes" in text.replace("Recovered:", "Recovered :")
-    row = text_of(re.findall(r"<tr><td>cleansed</td>.*?</tr>", page, re.DOTALL)[-1])
+    row = text_of(re.findall(r"<tr><td[^>]*>cleansed<br>.*?</tr>", page, re.DOTALL)[-1])
     assert "6.2 %" in row.replace("\u202f", " ").replace("\xa0", " ") or "6.3 %" in row.replace("\u202f", " ").replace("\xa0", " ")
     sentence = "What they carry, put on test images of other classes, turns"
     assert (sentence in text) != known  # whoever knows the trigger is told what it does instead
@@ -268,7 +268,7 @@ def test_the_table_has_every_training_set_with_its_size_and_both_intervals(tmp_p
         "clean": 600,
     }
     text = text_of(render(evidence, settings(), PROVENANCE, None))
-    assert "random filter 569 100.0 % 95.9 % to 100.0 % 100.0 % 100.0 % to 100.0 % as many" in text
+    assert "random filter as many are taken out at random 569 100.0 % 95.9 % to 100.0 % 100.0 % 100.0 % to 100.0 %" in text
 
 
 def test_a_silent_control_and_a_false_alarm(tmp_path: Path) -> None:
