@@ -104,7 +104,7 @@ def test_what_was_recovered_says_whether_it_is_gone(known: bool, tmp_path: Path)
     page = render(replace(evidence, classify=figures), settings(), PROVENANCE, None)
     text = text_of(page)
     assert "Recovered : share of 200 test images of other classes" in text.replace("Recovered:", "Recovered :")
-    row = text_of(re.findall(r"<tr><td[^>]*>cleansed<br>.*?</tr>", page, re.DOTALL)[-1])
+    row = text_of(re.findall(r"<tr><td[^>]*>cleansed <br>.*?</tr>", page, re.DOTALL)[-1])
     assert "6.2 %" in row.replace("\u202f", " ").replace("\xa0", " ") or "6.3 %" in row.replace("\u202f", " ").replace("\xa0", " ")
     sentence = "What they carry, put on test images of other classes, turns"
     assert (sentence in text) != known  # whoever knows the trigger is told what it does instead
