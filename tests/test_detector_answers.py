@@ -84,6 +84,41 @@ def test_directions_of_very_many_rows_hold_as_much_variance_as_any(count: int, k
     assert (np.linalg.svd(exact.components_ @ found.directions)[1] > 0.99).all()
 
 
+@pytest.mark.parametrize("few", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_direction_may_hang_on_a_few_of_very_many_rows(few: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    features = np.maximum(generator.standard_normal((2000, 200)), 0) * (np.arange(200) < 100)
+    rows = generator.permutation(2000)[:few]
+    features[rows, 150] = np.sqrt(4 * features.var(0).max() * 2000 / few)
+    found = principal(features.astype(np.float16), np.arange(2000), count=1, seed=seed)
+    assert abs(found.directions[150, 0]) > 0.9
+
+
+def test_the_order_of_very_many_rows_plays_no_part() -> None:
+    generator = np.random.default_rng(0)
+    features = (generator.standard_normal((3000, 120)) / np.arange(1, 121)).astype(np.float16)
+    order = generator.permutation(3000)
+    one, other = (principal(values, np.arange(3000), count=10, seed=0) for values in (features, features[order]))
+    np.testing.assert_allclose(one.variances, other.variances, rtol=1e-4)
+    np.testing.assert_allclose(one.places[order], other.places, atol=5e-3)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("value", [0.1, 1e3])
+def test_constant_rows_have_no_direction(kind: type, value: float) -> None:
+    for shape in ((30, 100), (300, 7), (700, 90)):
+        assert principal(np.full(shape, value, kind), np.arange(shape[0]), count=1, seed=0).places.shape[1] == 0
+
+
+@pytest.mark.parametrize("kind", [">f2", ">f4", ">f8"])
+def test_bytes_may_come_in_another_order(kind: str) -> None:
+    features = np.random.default_rng(0).standard_normal((50, 8)).astype(kind)
+    native = features.astype(features.dtype.newbyteorder("="))
+    one, other = (principal(values, np.arange(50), count=3, seed=0) for values in (features, native))
+    np.testing.assert_allclose(one.places, other.places, atol=1e-4)
+
+
 # centroid
 
 

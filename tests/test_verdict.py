@@ -625,10 +625,18 @@ def test_a_label_is_convicted_by_a_displacement_if_nothing_else_turns_more() -> 
     assert bent_labels(by("bent", 0.75, stamped=0.1)) == set()
     assert bent_labels(by("bent", 0.6, stamped=0.8, legible=0.5)) == set()
     assert is_guilty(by("bent", 0.75, stamped=0.72, held_out=0), 1)
+
     # The last question convicts it.
-    assert bent_labels(by("bent", 0.6, everywhere=0.5, p_everywhere=1e-9)) == {0}
-    assert bent_labels(by("added", 0.6, everywhere=0.5, p_everywhere=1e-9)) == set()
-    assert bent_labels(by("bent", 0.6, everywhere=0.5)) == set()
+    def broad(way: str, first: str = "added", **facts: Any) -> Finding:
+        told = by(first, 0.6, **({"everywhere": 0.5, "p_everywhere": 1e-9} | facts))
+        return replace(told, transfer=replace(told.transfer, way_everywhere=way))
+
+    assert bent_labels(broad("bent")) == {0}
+    assert bent_labels(broad("added", "bent")) == bent_labels(broad("bent", p_everywhere=1.0)) == set()
+    assert bent_labels(broad("bent"), broad("added", p_everywhere=1e-12)) == set()
+    assert bent_labels(broad("added"), broad("bent", p_everywhere=1e-12)) == {0}
+    far = replace(broad("bent"), foreign=0.1, apart=2.0)  # nobody knows what it shows
+    assert is_guilty(far, 1) and bent_labels(far) == {0}
 
 
 @pytest.mark.parametrize(("still", "guilty"), [(0.9, True), (0.6, False), (0.1, False)])  # 18 of 30 may be half by chance

@@ -16,6 +16,7 @@ LOOKED_AT = (
     "mnist-source_specific-0.05-2",
     "mnist-adaptive-0.01-1",
     "mnist-warp-0.05-1",
+    "fashion_mnist-warp-0.05-1",
     "fashion_mnist-none-0-1",
     "mnist-none-0-1",
     "fashion_mnist-none-0-3",

@@ -1,5 +1,6 @@
 """The mean, the scatter and the principal directions of some rows of a layer that may be larger than memory."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,8 +10,9 @@ import torch
 CHUNK_VALUES = 2**22  # held at once: 32 MiB of float64
 OVERSAMPLED = 8  # directions more than wanted
 PASSES = 4
-SOME = 4  # one row in so many, drawn at random, is read by all passes but the last,
-ENOUGH = 16  # where these are so many times the directions
+SOME = 4  # one row in so many is read by all passes but the last,
+ENOUGH = 16  # where these are so many times the directions;
+FARTHEST = 0.01  # and this share of the rows, farthest from their mean: a direction may hang on a handful
 FEW = 4  # rows or columns are few up to so many times the directions asked for
 
 
@@ -66,7 +68,8 @@ def principal(layer: np.ndarray, rows: np.ndarray, *, count: int, seed: int) -> 
 
     Directions without variance are left out, so constant rows have none (k = 0). Each direction's largest component is positive, so that no
     sign hangs on rounding or on the order of the rows. Few rows, or columns, are solved exactly, more by subspace iteration (Halko,
-    Martinsson and Tropp 2011, algorithm 4.4) in the layer's own precision: no D × D matrix is made, and what memory holds is read once.
+    Martinsson and Tropp 2011, algorithm 4.4) in the layer's own precision, all passes but the last over a quarter of very many rows: no
+    D × D matrix is made, and what memory holds is read once. Where no direction leads, as in noise, what is found is any.
     """
     centred = _Centred(layer, rows)
     if min(len(rows), layer.shape[1]) > FEW * (count + OVERSAMPLED):
@@ -99,34 +102,44 @@ class _Centred:
         if len(rows) * layer.shape[1] <= CHUNK_VALUES:
             self.held = self._read(rows)
             middle = self.held.mean(0)
-            self.held -= middle
+            if layer.dtype != np.float16 and len(rows):  # of that a sum in single precision is exact enough; else equal rows would differ
+                first = self.held[0].numpy()
+                middle = torch.from_numpy(first + (self.held.numpy() - first).mean(0, dtype=np.float64))
+            self.held -= middle.to(self.held.dtype)
             self.mean = middle.double().numpy()
         else:
             self.mean = mean_of(layer, rows)
 
-    def pieces(self, some: np.ndarray | None = None) -> Iterator[torch.Tensor]:
-        """All rows, or some of them (int64 [m], places among the rows)."""
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """All rows."""
         if self.held is not None:
-            yield self.held if some is None else self.held[torch.from_numpy(some)]
+            yield self.held
             return
-        middle, rows = torch.from_numpy(self.mean.astype(self.kind)), self.rows if some is None else self.rows[some]
-        for part in parts(len(rows), self.layer.shape[1]):
-            yield self._read(rows[part]) - middle
+        middle = torch.from_numpy(self.mean.astype(self.kind))
+        for part in parts(len(self.rows), self.layer.shape[1]):
+            yield self._read(self.rows[part]) - middle
+
+    def some(self) -> "_Centred":
+        """Some of them less the mean of all, whatever their order: evenly by the distance from the mean, and the farthest ones."""
+        order = torch.cat([torch.linalg.vector_norm(values, dim=1) for values in self.pieces()]).numpy().argsort(kind="stable")
+        places = np.sort(np.union1d(order[::SOME], order[len(order) - round(FARTHEST * len(order)) :]))
+        chosen = copy.copy(self)
+        chosen.rows, chosen.held = self.rows[places], None if self.held is None else self.held[torch.from_numpy(places)]
+        return chosen
 
     def _read(self, rows: np.ndarray) -> torch.Tensor:
-        values = torch.from_numpy(self.layer[rows])
-        return values.double() if self.kind == np.float64 else values.float()
+        values = self.layer[rows]
+        return torch.from_numpy(values).float() if values.dtype == np.float16 else torch.from_numpy(values.astype(self.kind, copy=False))
 
     def subspace(self, width: int, seed: int) -> np.ndarray:
         """An orthonormal basis [D, width] of about the leading directions: a few passes over some of the rows, and a last one over all."""
-        rng, count = np.random.default_rng(seed), len(self.rows)
-        basis = rng.standard_normal((self.layer.shape[1], width), self.kind.type)
-        some = np.sort(rng.choice(count, count // SOME, replace=False)) if count > SOME * ENOUGH * width else None
-        for which in (*[some] * (PASSES - 1), None):
+        basis = np.random.default_rng(seed).standard_normal((self.layer.shape[1], width), self.kind.type)
+        some = self.some() if len(self.rows) > SOME * ENOUGH * width else self
+        for which in (*[some] * (PASSES - 1), self):
             basis = np.linalg.qr(basis)[0]
             narrow = torch.from_numpy(basis)
             image = torch.zeros_like(narrow.T)
-            for values in self.pieces(which):
+            for values in which.pieces():
                 image += (values @ narrow).T @ values
             basis = image.numpy().T
         return np.asarray(np.linalg.qr(basis)[0])

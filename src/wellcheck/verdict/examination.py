@@ -62,7 +62,12 @@ class Examination:
     def bent(self) -> set[int]:
         """The labels that a displacement convicts, at least as surely as anything that is added or pasted."""
         foremost = {one.accused.label: one for one in _turning(self.findings)}
-        return {label for label, one in foremost.items() if one.bent}
+        # By their breadth only labels are convicted that nothing else convicts.
+        broad = sorted((one for one in self.findings if by_breadth(one).holds(len(self.findings))), key=lambda one: one.p_everywhere)
+        broadest = {one.accused.label: one for one in reversed(broad)}
+        return {label for label, one in foremost.items() if one.bent} | {
+            label for label, one in broadest.items() if one.transfer.way_everywhere == "bent"
+        }
 
     def convicted_samples(self) -> dict[int, np.ndarray]:
         """The samples of guilty groups with foreign content, int64 [n] by label.
@@ -83,7 +88,7 @@ class Examination:
 
 def _turning(findings: Sequence[Finding]) -> list[Finding]:
     """Those whose pattern convicts their label, the most telling ones last; of equal ones those that are bent."""
-    convicting = [one for one in findings if any(charge(one).holds(len(findings)) for charge in (by_pattern, by_breadth))]
+    convicting = [one for one in findings if by_pattern(one).holds(len(findings))]
     return sorted(convicting, key=lambda one: (one.counted, one.bent))
 
 
@@ -363,7 +368,9 @@ def _transfer(
     everyone = try_on_others(
         pattern, group.label, _of_all_others(train, ordinary, group.label, elsewhere), suspected, reference, harder=harder
     )
-    return replace(found, everywhere=everyone.turned, tested_everywhere=everyone.tested) if everyone.legible >= LEGIBLE else found
+    if everyone.legible < LEGIBLE:
+        return found
+    return replace(found, everywhere=everyone.turned, tested_everywhere=everyone.tested, way_everywhere=everyone.way)
 
 
 def _of_all_others(train: Samples, ordinary: np.ndarray, label: int, rng: np.random.Generator) -> np.ndarray:

@@ -43,6 +43,7 @@ class Transfer:
     stamped: float = 0.0  # share that is turned, where most stay legible, by what is pasted on SMALL of the pixels at most
     everywhere: float | None = None  # share of images of all other labels that is turned; None if not asked, or too few stay legible
     tested_everywhere: int = 0  # images of all other labels, where these are asked
+    way_everywhere: str = ""  # how the pattern was put on them
 
 
 def common(train: Samples, members: np.ndarray, reference: Witness, ordinary: np.ndarray) -> Pattern:
