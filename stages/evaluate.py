@@ -18,18 +18,18 @@ def main(
     confidence = params.load(params.Evaluate).confidence
     device = pick_device(params.load(params.Device).root)
     known, attacked = samples.read(test), read_columns(outcomes)
-    delivered = next(folder for folder in models if folder.name == "poisoned")
-    tried = proof.trials(patterns.read(recovered), known, storage.load(delivered).to(device), device=device)
+    classifiers = {folder.name: storage.load(folder) for folder in models}
+    answers = {name: predict(classifier, known.images, device=device, title=name) for name, classifier in classifiers.items()}
+    tried = proof.trials(patterns.read(recovered), known, classifiers["poisoned"], answers["poisoned"].labels, device=device)
     figures: dict[str, dict[str, object]] = {}
     tables: list[Columns] = []
-    for folder in models:
-        classifier = storage.load(folder)
-        predicted = predict(classifier, known.images, device=device, title=folder.name)
-        figures[folder.name] = _figures(known, predicted, confidence) | _backdoor(known, attacked, folder.name, confidence)
+    for name, predicted in answers.items():
+        figures[name] = _figures(known, predicted, confidence) | _backdoor(known, attacked, name, confidence)
         if tried:
-            figures[folder.name]["recovered"] = proof.outcome(tried, known, classifier, device=device, confidence=confidence)
-        tables.append(_table(folder.name, known, predicted))
-        _write_pairs(confusion / f"{folder.name}.csv", known, predicted)
+            found = proof.outcome(tried, known, classifiers[name], predicted.labels, device=device, confidence=confidence)
+            figures[name]["recovered"] = found
+        tables.append(_table(name, known, predicted))
+        _write_pairs(confusion / f"{name}.csv", known, predicted)
     write_columns(predictions, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
     write_json(classify, figures)
     told = ", ".join(f"{name} {values['accuracy']:.2%}" for name, values in figures.items())

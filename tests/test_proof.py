@@ -42,29 +42,31 @@ class Follows(Classifier):
         self.least, self.errs = least, errs
 
 
+def predict(classifier: Follows, images: np.ndarray, **_: object) -> Predictions:
+    """By the rule of `Follows`."""
+    bright = images[:, 0, -2:, -2:].mean((1, 2)) >= classifier.least
+    first = bright | ((images.sum((1, 2, 3)) % 3 == 0) & classifier.errs)
+    chances = np.where(first[:, None], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1])
+    return Predictions(np.log(chances).astype(np.float32))
+
+
 @pytest.fixture(autouse=True)
-def answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Predictions by the rule of `Follows`; how many images were asked about."""
-    asked: list[int] = []
-
-    def predict(classifier: Follows, images: np.ndarray, *, device: torch.device, title: str) -> Predictions:
-        asked.append(len(images))
-        bright = images[:, 0, -2:, -2:].mean((1, 2)) >= classifier.least
-        first = bright | ((images.sum((1, 2, 3)) % 3 == 0) & classifier.errs)
-        chances = np.where(first[:, None], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1])
-        return Predictions(np.log(chances).astype(np.float32))
-
+def by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks a network."""
     monkeypatch.setattr(proof, "predict", predict)
-    return asked
+
+
+def trials(found: dict[int, Pattern], test: Samples, suspected: Follows) -> list[proof.Trial]:
+    return proof.trials(found, test, suspected, predict(suspected, test.images).labels, device=CPU)
 
 
 def figures(classifier: Follows, tried: list[proof.Trial], test: Samples) -> dict[str, object]:
-    return proof.outcome(tried, test, classifier, device=CPU, confidence=0.95)
+    return proof.outcome(tried, test, classifier, predict(classifier, test.images).labels, device=CPU, confidence=0.95)
 
 
 def test_a_model_follows_what_another_one_does_not() -> None:
     test, found = dark_images(), {0: Pattern(corner(150), NOTHING[0], NOTHING, STRAIGHT)}
-    tried = proof.trials(found, test, Follows(120), device=CPU)
+    tried = trials(found, test, Follows(120))
     followed, forgotten = figures(Follows(120), tried, test), figures(Follows(1000), tried, test)
     assert (followed["turned"], forgotten["turned"]) == (1.0, 0.0)
     assert followed["images"] == 100 and followed["turned_interval"] == proportion_interval(100, 100, 0.95)
@@ -73,14 +75,14 @@ def test_a_model_follows_what_another_one_does_not() -> None:
 
 def test_no_image_of_the_label_is_taken_and_as_many_of_every_other_class() -> None:
     test, found = dark_images(5000), {1: Pattern(corner(150), NOTHING[0], NOTHING, STRAIGHT)}
-    (trial,) = proof.trials(found, test, Follows(120), device=CPU)
+    (trial,) = trials(found, test, Follows(120))
     assert np.bincount(test.labels[trial.rows]).tolist() == [417, 0, 416]
     assert len(trial.rows) <= proof.MEASURED and trial.rows.max() - trial.rows.min() > 4500  # from all parts of the set
 
 
 def test_what_is_answered_so_anyway_is_not_turned() -> None:
     test, found = dark_images(), {0: Pattern(corner(150), NOTHING[0], NOTHING, STRAIGHT)}
-    tried = proof.trials(found, test, Follows(120), device=CPU)
+    tried = trials(found, test, Follows(120))
     anyway = (test.images[tried[0].rows].sum((1, 2, 3)) % 3 == 0).mean()
     assert anyway > 0.2
     assert figures(Follows(120, errs=True), tried, test)["turned"] == pytest.approx(1 - anyway)
@@ -94,7 +96,7 @@ def test_it_is_measured_on_other_images_than_the_way_was_chosen_on(monkeypatch: 
         return images
 
     monkeypatch.setattr(Pattern, "add", add)
-    (trial,) = proof.trials({0: Pattern(corner(150), NOTHING[0], NOTHING, STRAIGHT)}, test, Follows(120), device=CPU)
+    (trial,) = trials({0: Pattern(corner(150), NOTHING[0], NOTHING, STRAIGHT)}, test, Follows(120))
     tried = {image.tobytes() for images in seen for image in images}
     assert len(tried) == 100 and not tried & {image.tobytes() for image in test.images[trial.rows]}
 
@@ -102,14 +104,14 @@ def test_it_is_measured_on_other_images_than_the_way_was_chosen_on(monkeypatch: 
 @pytest.mark.parametrize(("least", "strength"), [(40, 1), (120, 2), (180, 3)])
 def test_the_mildest_way_that_turns_nearly_as_many_as_any_is_taken(least: float, strength: int) -> None:
     test, found = dark_images(), {0: Pattern(corner(60), NOTHING[0], NOTHING, STRAIGHT)}
-    (trial,) = proof.trials(found, test, Follows(least), device=CPU)
+    (trial,) = trials(found, test, Follows(least))
     np.testing.assert_array_equal(trial.put_on(test.images), patterns.added(test.images, corner(60), strength))
 
 
 @pytest.mark.parametrize("labels", [[], [0], [0, 2]])
 def test_every_label_counts_and_none_is_nothing(labels: list[int]) -> None:
     test, found = dark_images(), {label: Pattern(corner(150), NOTHING[0], NOTHING, STRAIGHT) for label in labels}
-    told = figures(Follows(120), proof.trials(found, test, Follows(120), device=CPU), test)
+    told = figures(Follows(120), trials(found, test, Follows(120)), test)
     assert told["images"] == 100 * len(labels)
     assert told["turned"] == {0: None, 1: 1.0, 2: 0.5}[len(labels)]  # the model answers 0 to all of them, never 2
 
@@ -117,7 +119,7 @@ def test_every_label_counts_and_none_is_nothing(labels: list[int]) -> None:
 def test_without_test_images_of_other_classes_nothing_is_tried() -> None:
     test, found = dark_images(), {0: Pattern(corner(150), NOTHING[0], NOTHING, STRAIGHT)}
     alone = test.take(np.flatnonzero(test.labels == 0))
-    assert proof.trials(found, alone, Follows(120), device=CPU) == []
+    assert trials(found, alone, Follows(120)) == []
 
 
 # patterns on disk

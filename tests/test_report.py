@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -323,3 +325,9 @@ def test_every_link_of_the_page_leads_to_a_section(browser: Browser, report: Pat
     assert len(targets) >= 7
     assert all(seen.page.evaluate("id => document.getElementById(id) !== null", target) for target in targets)
     seen.page.context.close()
+
+
+def test_a_report_is_made_without_a_network() -> None:
+    code = "import sys, wellcheck.report.page, wellcheck.report.evidence; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"  # it takes longer to import than the report to write

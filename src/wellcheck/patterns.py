@@ -6,8 +6,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.nn.functional import grid_sample, interpolate
 
 from wellcheck.artifacts import first_line, read_tensors, write_tensors
 from wellcheck.errors import InputError
@@ -61,6 +59,9 @@ def added(images: np.ndarray, difference: np.ndarray, strength: float) -> np.nda
 
 def bent(images: np.ndarray, displacement: np.ndarray) -> np.ndarray:
     """Images [N, C, H, W] whose pixels come from so many rows and columns further off (float [2, g, g]), float32."""
+    import torch  # here: the report reads patterns, and starts without it
+    from torch.nn.functional import grid_sample
+
     height, width = images.shape[2:]
     offset = torch.from_numpy(between_knots(height, width) @ displacement.reshape(2, -1).T).view(height, width, 2).flip(2)
     rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
@@ -73,6 +74,9 @@ def bent(images: np.ndarray, displacement: np.ndarray) -> np.ndarray:
 @functools.cache
 def between_knots(height: int, width: int) -> np.ndarray:
     """What each knot of the grid adds to every pixel, float32 [H·W, g²]: bicubic in between."""
+    import torch
+    from torch.nn.functional import interpolate
+
     knots = torch.eye(KNOTS * KNOTS).view(-1, 1, KNOTS, KNOTS)
     return interpolate(knots, (height, width), mode="bicubic", align_corners=True).flatten(1).T.contiguous().numpy()
 

@@ -242,3 +242,8 @@ def _concatenate(pieces: list[Samples]) -> Samples:
 def _shape(images: np.ndarray) -> tuple[int, int, int]:
     _, channels, height, width = images.shape
     return channels, height, width
+
+
+def evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, from all parts of them."""
+    return rows[:: -(-len(rows) // most)] if len(rows) else rows

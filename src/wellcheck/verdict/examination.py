@@ -22,10 +22,10 @@ from scipy.special import bdtrc  # the binomial's upper tail, without the second
 
 from wellcheck.metrics import proportion_interval
 from wellcheck.patterns import STRONGER, added
-from wellcheck.samples import Samples
+from wellcheck.samples import Samples, evenly
 from wellcheck.verdict.charges import ASKED, FOREIGN, KNOWN, OWN, TURNED, Accused, Finding, by_breadth, by_mark, by_pattern, is_guilty
 from wellcheck.verdict.transfer import LARGEST, LEGIBLE, TESTED, Load, Transfer, carriers, common, try_on_others
-from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses, evenly
+from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses
 
 ALMOST_HALF = 0.4  # share of its label from which a group may be the innocent side
 LEAST_GAIN = 0.1  # nats a sample: less is no group

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.fft import dctn
 
 from wellcheck.patterns import KNOTS, Pattern, bent, between_knots
-from wellcheck.samples import Samples
-from wellcheck.verdict.witness import NEAREST, Witness, evenly
+from wellcheck.samples import Samples, evenly
+from wellcheck.verdict.witness import NEAREST, Witness
 
 TESTED = 400  # images of other classes
 BENDINGS = 8  # steps to the displacement

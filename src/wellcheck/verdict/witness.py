@@ -13,7 +13,7 @@ from wellcheck import training
 from wellcheck.models import Classifier
 from wellcheck.params import Train
 from wellcheck.predictions import predict
-from wellcheck.samples import Samples
+from wellcheck.samples import Samples, evenly
 
 ORDINARY = 0.5  # quantile of the margins of ordinary samples, answered as labelled: an answer above it is confident
 UNSURE = 0.25  # quantile of these: an answer above it is not a guess
@@ -132,11 +132,6 @@ class Witness:
     @torch.inference_mode()
     def _embedded(self, images: np.ndarray) -> torch.Tensor:
         return torch.cat([self.classifier.embed(part.to(self.device)).cpu() for part in torch.from_numpy(images).split(BATCH)])
-
-
-def evenly(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the rows, from all parts of them."""
-    return rows[:: -(-len(rows) // most)] if len(rows) else rows
 
 
 @dataclass(frozen=True)
