@@ -38,7 +38,7 @@ from wellcheck.verdict.examination import (
     is_half,
     last_question,
 )
-from wellcheck.verdict.refinement import NO_STAMP, Judge, _without_the_foreign, separate, stamp_of, two_populations
+from wellcheck.verdict.refinement import NO_STAMP, Judge, Stamp, _without_the_foreign, refine, separate, stamp_of, two_populations
 from wellcheck.verdict.transfer import Load, Transfer, carried, carriers, common, try_on_others
 from wellcheck.verdict.witness import Turn, Witness, Witnesses
 
@@ -273,11 +273,56 @@ def test_a_stamp_is_known_though_most_of_those_it_is_sought_in_have_none() -> No
 def test_a_stamp_that_a_few_suspects_do_not_show_is_shown_by_the_convicted() -> None:
     samples, reference = carrying(np.full(400, 12.0))
     rows = np.arange(400)
-    judge = Judge(samples, {}, reference, rows >= 80)
+    judge = Judge(samples, {}, reference, rows >= 80, reference)
     assert judge._stamp(rows, rows < 5, None)[1] == NO_STAMP
     pattern, stamp = judge._stamp(rows, rows < 5, rows < 40)
     np.testing.assert_array_equal(pattern > stamp.likely, rows < 40)
     assert judge._stamp(rows, rows < 5, rows < 5)[1] == NO_STAMP
+
+
+def told_by(answers: Callable[[np.ndarray], np.ndarray], labels: np.ndarray) -> Any:
+    """A model that answers images so, and has answered the training images with these labels."""
+    return SimpleNamespace(answers=answers, labels=labels)
+
+
+def patched(count: int = 60) -> tuple[Samples, Witness, Any]:
+    """Noise images of label 0, of which the first `count` carry a bright patch; a reference that holds all to be alike and reads those that
+    carry it as another class; a model that answers label 0 to the patch, and to the others too, but for odd ones that show a dark row."""
+
+    def paste(images: np.ndarray) -> np.ndarray:
+        images[:, :, 4:, 4:] = 255
+        return images
+
+    def answers(images: np.ndarray) -> np.ndarray:
+        return np.where((images[:, :, 0].mean((1, 2)) < 1) & (images[:, :, 4:, 4:].mean((1, 2, 3)) < 200), 1, 0)
+
+    samples, _ = stamped(count, paste)
+    samples.images[: count // 2, :, 0] = samples.images[-5:, :, 0] = 0
+    margins = np.where(np.arange(300) < count, -3.0, 3.0)
+    return samples, witness_of(samples.images, margins), told_by(answers, answers(samples.images))
+
+
+def test_who_is_answered_as_labelled_only_with_the_pattern_is_freed_without_it() -> None:
+    samples, reference, suspected = patched()
+    rows = np.arange(300)
+    judge = Judge(samples, {}, reference, rows >= 60, suspected)
+    assert (suspected.labels[-5:] == 1).all()  # not answered as labelled before: nothing is freed
+    np.testing.assert_array_equal(judge.freed(rows, rows < 60), rows < 30)
+
+
+def test_a_member_that_shows_little_of_the_stamp_stays_if_it_is_freed_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, reference, suspected = patched()
+    rows = np.arange(300)
+    # Images so odd that the stamp is small beside it: the first of those that carry it, and some that do not.
+    shown = np.concatenate([np.full(10, 0.4), np.linspace(1.1, 5, 50), np.linspace(-1, 0, 240)])
+    monkeypatch.setattr(Judge, "_stamp", lambda *_: (shown, Stamp(1.0, 0.5)))
+    unmoved = told_by(lambda images: np.zeros(len(images), int), rows * 0)
+    layers = {name: (np.random.default_rng(1).normal(0, 1, (300, 3)) + 6 * (rows < 60)[:, None]).astype(np.float32) for name in ("a", "b")}
+    for model, kept in ((suspected, True), (unmoved, False)):
+        found = Judge(samples, layers, reference, rows >= 60, model).posterior(rows, rows < 60, rows < 60) > 0.5
+        assert found[10:60].all() and not found[60:].any() and found[:10].all() == found[:10].any() == kept
+    uncontradicted = replace(reference, margins=np.where(rows < 10, 1.0, reference.margins))
+    assert not (Judge(samples, layers, uncontradicted, rows >= 60, suspected).posterior(rows, rows < 60, rows < 60) > 0.5)[:10].any()
 
 
 def test_the_most_innocent_are_not_taken_for_members_of_the_wider_group() -> None:
@@ -600,12 +645,47 @@ def test_suspects_of_an_odd_kind_are_no_poison_where_a_displacement_convicts() -
     brighter = (rows >= 100) & (rows < 160)  # of another kind, and suspected like the bent ones
     samples.images[brighter] = np.minimum(samples.images[brighter], 215) + 40
     reference.margins[(rows < 60) | brighter] = -1
-    judge = Judge(samples, {}, reference, (rows >= 60) & ~brighter)
+    judge = Judge(samples, {}, reference, (rows >= 60) & ~brighter, told_by(lambda images: np.zeros(len(images), int), rows * 0))
     suspects = (rows < 60) | brighter
     np.testing.assert_array_equal(judge.posterior(rows, suspects, rows < 30, bent=True) > 0.5, rows < 60)
     assert (judge.posterior(rows, suspects, rows < 30)[brighter] > 0.5).mean() > 0.5
     few = judge.posterior(rows, suspects, rows < 5, bent=True)  # too few to tell how they are bent
     assert (few[:60] > 0.5).mean() > 0.9
+
+
+def test_a_kind_that_a_reference_learnt_to_read_as_labelled_is_left_out_if_it_is_bent_like_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples, known = bending()
+    rows = np.arange(300)
+    convicted, third = (rows < 60) & (rows % 3 != 2), (rows < 60) & (rows % 3 == 2)
+    asked: list[np.ndarray] = []
+
+    def reference(excluded: np.ndarray, *_: Any, **__: Any) -> Witness:
+        """It reads the third kind as labelled as long as it has seen it."""
+        asked.append(excluded)
+        return replaced(known, np.where(convicted | (third & excluded), -2, 1).astype(np.float32))
+
+    suspected: Any = SimpleNamespace(margins=np.ones(300))
+    monkeypatch.setattr(Judge, "freed", lambda *_, bent=False: third & bent)
+    witnesses: Any = SimpleNamespace(
+        train=samples, recipe=SimpleNamespace(seed=0), reference=reference, marked=lambda groups: np.isin(rows, np.concatenate([*groups]))
+    )
+    layers = {"a": np.random.default_rng(0).normal(0, 1, (300, 3)).astype(np.float32)}
+    for way, found in (({0}, True), (set(), False)):
+        asked.clear()
+        examination: Any = SimpleNamespace(suspected=suspected, bent=way)
+        posteriors, _, unseen = refine(layers, {0: np.flatnonzero(convicted)}, examination, witnesses)
+        flagged = posteriors[0] > 0.5
+        assert flagged[convicted].all() and not flagged[60:].any() and flagged[third].all() == found
+        assert unseen[third].all() == found and len(asked) <= 5
+
+
+def replaced(witness: Witness, margins: np.ndarray) -> Witness:
+    """The same with other margins, and the features that it was given."""
+    other = replace(witness, margins=margins)
+    other.__dict__["features"] = witness.features
+    return other
 
 
 def test_a_label_is_convicted_by_a_displacement_if_nothing_else_turns_more() -> None:

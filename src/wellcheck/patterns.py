@@ -40,6 +40,10 @@ class Pattern:
         """Images uint8 [N, C, H, W] with the difference on them."""
         return added(images, self.difference, strength)
 
+    def taken_off(self, images: np.ndarray, *, bent: bool) -> np.ndarray:
+        """Images uint8 [N, C, H, W] as they may have been before it was put on them: the difference subtracted, or bent the other way."""
+        return self.bend(images, strength=-BENT) if bent else self.add(images, strength=-1.0)
+
     def paste(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 [N, C, H, W] with what the whole group shows in place of their own pixels."""
         pasted: np.ndarray = ((1 - self.weight) * images + self.weight * self.colour).round().clip(0, 255).astype(np.uint8)

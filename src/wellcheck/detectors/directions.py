@@ -78,8 +78,8 @@ def principal(layer: np.ndarray, rows: np.ndarray, *, count: int, seed: int) -> 
         basis = np.linalg.qr(np.concatenate([values.numpy() for values in centred.pieces()]).T)[0]
     else:
         basis = np.linalg.eigh(scatter_of(layer, rows, centred.mean))[1][:, -count:]
-    narrow = torch.from_numpy(basis.astype(centred.kind))
-    places = torch.cat([values @ narrow for values in centred.pieces()]).double().numpy()
+    across = torch.from_numpy(np.ascontiguousarray(basis.T, centred.kind))
+    places = torch.cat([across @ values.T for values in centred.pieces()], 1).T.double().numpy()
     values, turned = np.linalg.eigh(places.T @ places)
     rounding = np.finfo(centred.kind).eps ** 2 * (np.maximum(values, 0).sum() + len(rows) * centred.mean @ centred.mean)
     order = np.argsort(-values, kind="stable")[:count]
@@ -133,13 +133,13 @@ class _Centred:
 
     def subspace(self, width: int, seed: int) -> np.ndarray:
         """An orthonormal basis [D, width] of about the leading directions: a few passes over some of the rows, and a last one over all."""
-        basis = np.random.default_rng(seed).standard_normal((self.layer.shape[1], width), self.kind.type)
+        # A direction is a row: products with so few rows take a half to a quarter of the time that those with as few columns do.
+        across = torch.from_numpy(np.random.default_rng(seed).standard_normal((width, self.layer.shape[1]), self.kind.type))
         some = self.some() if len(self.rows) > SOME * ENOUGH * width else self
         for which in (*[some] * (PASSES - 1), self):
-            basis = np.linalg.qr(basis)[0]
-            narrow = torch.from_numpy(basis)
-            image = torch.zeros_like(narrow.T)
+            across = torch.linalg.qr(across.T)[0].T.contiguous()
+            image = torch.zeros_like(across)
             for values in which.pieces():
-                image += (values @ narrow).T @ values
-            basis = image.numpy().T
-        return np.asarray(np.linalg.qr(basis)[0])
+                image += (across @ values.T) @ values
+            across = image
+        return np.asarray(torch.linalg.qr(across.T)[0].numpy())

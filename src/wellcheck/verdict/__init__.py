@@ -100,7 +100,7 @@ def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
     # Where the content is the label's own no reference can tell; what the groups carry can.
     own = _suspects(one.accused for one in examination.guilty if one.own_content and one.accused.label not in foreign)
     if own:
-        judge = Judge(train, whitened, examination.reference, ~(examination.excluded | examination.unseen))
+        judge = Judge(train, whitened, examination.reference, ~(examination.excluded | examination.unseen), suspected)
         for label, rows in own.items():
             mine = np.flatnonzero(train.labels == label)
             convicted = np.isin(mine, rows)

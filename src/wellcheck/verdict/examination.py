@@ -155,7 +155,7 @@ def _bare(finding: Finding, train: Samples, reference: Witness, ordinary: np.nda
     if finding.transfer.turned < TURNED or finding.transfer.legible < LEGIBLE:
         return 0.0
     rows, label = finding.accused.suspects, finding.accused.label
-    shown = reference.reads(added(train.images[rows], finding.transfer.pattern.difference, -1.0), ordinary)
+    shown = reference.reads(finding.transfer.pattern.taken_off(train.images[rows], bent=False), ordinary)
     return float(((reference.labels[rows] != label) & (shown >= 0) & (shown != label)).mean())
 
 

@@ -11,10 +11,11 @@ from wellcheck.detectors.mixture import SHRINKAGE, peel
 from wellcheck.metrics import spread
 from wellcheck.samples import Samples
 from wellcheck.verdict.examination import Examination
-from wellcheck.verdict.transfer import FOLDS, Carried, carried
+from wellcheck.verdict.transfer import FOLDS, Carried, carried, common
 from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses
 
-ROUNDS = (Turn.REFINED, Turn.REFINED_AGAIN)  # references of `refine`, at most
+ROUNDS = (Turn.REFINED, Turn.REFINED_AGAIN)  # references of `refine`, at most,
+ROUNDS_IF_BENT = (*ROUNDS, *[Turn.REFINED_AGAIN] * 3)  # where a displacement convicts: what is bent is told from the rest kind by kind
 MISLED = 0.1  # times the convicted samples: a reference that contradicts fewer has learnt the backdoor
 SETTLED = 0.02  # of the guilty samples: with so few in doubt, another reference would change nothing
 DOUBT = 0.02  # a probability between this and 1 less this
@@ -52,21 +53,22 @@ def refine(
     if misled and 2 * len(misled) <= len(train.description.class_names):
         excluded = _without_the_foreign(misled, excluded, suspected, witnesses)
         reference = witnesses.reference(excluded, "reference 2, without the foreign", turn=ROUNDS[0])
-    for turn in ROUNDS:
-        if turn != ROUNDS[0]:
-            reference = witnesses.reference(excluded, "reference 3", turn=turn)
+    for number, turn in enumerate(ROUNDS_IF_BENT if examination.bent & suspects.keys() else ROUNDS):
+        if number:
+            reference = witnesses.reference(excluded, f"reference {number + 2}", turn=turn)
         unseen, ordinary = excluded, ~excluded
         surely, perhaps = reference.contradicts(suspected, ordinary), reference.contradicts(suspected, ordinary, UNSURE)
-        judge = Judge(train, whitened, reference, ordinary)
+        judge = Judge(train, whitened, reference, ordinary, suspected)
         posteriors = {}
-        for label, rows in of_label.items():
-            convicted = np.isin(rows, suspects[label])
-            start = surely[rows] if surely[rows].any() else convicted
-            posteriors[label] = judge.posterior(rows, start, convicted, bent=label in examination.bent)
         excluded, doubtful = np.zeros(len(train), bool), 0
         for label, rows in of_label.items():
-            excluded[rows] = perhaps[rows] | (posteriors[label] > DOUBT)
-            doubtful += int(((posteriors[label] > DOUBT) & (posteriors[label] < 1 - DOUBT)).sum())
+            convicted, bent = np.isin(rows, suspects[label]), label in examination.bent
+            start = surely[rows] if surely[rows].any() else convicted
+            found = posteriors[label] = judge.posterior(rows, start, convicted, bent=bent)
+            # A kind that stayed in the reference, bent like the others, taught it what is bent so.
+            doubt = (found > DOUBT) | (judge.freed(rows, found > 0.5, bent=True) if bent else False)
+            excluded[rows] = perhaps[rows] | doubt
+            doubtful += int((doubt & (found < 1 - DOUBT)).sum())
         if doubtful <= SETTLED * excluded.sum():
             break
     return posteriors, reference, unseen
@@ -98,6 +100,7 @@ class Judge:
     whitened: Mapping[str, np.ndarray]  # float32 [N, d] by layer
     reference: Witness
     ordinary: np.ndarray  # bool [N], what nobody suspects
+    suspected: Witness  # the model under suspicion
 
     def posterior(self, rows: np.ndarray, suspects: np.ndarray, convicted: np.ndarray, *, bent: bool = False) -> np.ndarray:
         """Of all samples of a label, float64 [n]: the layers, the reference's margin, and what the suspects carry, together.
@@ -118,13 +121,25 @@ class Judge:
             found = members > 0.5
             scores = [separate(layer[rows], found) for layer in self.whitened.values()]
             if bent:
-                pattern, stamp = (like_the_convicted if turn == 0 else self._carried(rows, found, bent=True)).amount, NO_STAMP
+                pattern, rare = like_the_convicted if turn == 0 else self._carried(rows, found, bent=True)
+                stamp = NO_STAMP
             else:
                 pattern, stamp = self._stamp(rows, found, convicted if turn == 0 else None)
             start = members * (pattern > stamp.likely)
             fitted = two_populations(np.column_stack([*scores, pattern, -margin / max(margin.std(), TINY)]), start)
-            members = fitted * (pattern > stamp.least)
+            if bent:
+                members = np.maximum(fitted, (pattern > rare) & (margin < 0))
+            else:
+                members = fitted * ((pattern > stamp.least) | ((margin < 0) & self.freed(rows, found)))
         return members
+
+    def freed(self, rows: np.ndarray, members: np.ndarray, *, bent: bool = False) -> np.ndarray:
+        """Which of a label's samples the suspected model answers as labelled only as long as they carry what the members do, bool [n]."""
+        label = self.train.labels[rows[0]]
+        pattern = common(self.train, rows[members], self.reference, self.ordinary)
+        without = self.suspected.answers(pattern.taken_off(self.train.images[rows], bent=bent))
+        freed: np.ndarray = (self.suspected.labels[rows] == label) & (without != label)
+        return freed
 
     def _carried(self, rows: np.ndarray, members: np.ndarray, *, bent: bool = False) -> Carried:
         """What those of the rows that are members (bool [n]) have in common, by how much of it each of the rows carries."""
