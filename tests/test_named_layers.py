@@ -36,7 +36,7 @@ def test_activations_are_numbered_in_the_order_they_come(name: str, count: int) 
 def test_names_and_patterns() -> None:
     classifier = network("torchvision/resnet18")
     names = layer_names(classifier, CPU)
-    assert names[0] == "pixels" and names[-1] == "penultimate" and len(set(names)) == len(names)
+    assert names[0] == "pixels" and names[-2:] == ["penultimate", "confidence"] and len(set(names)) == len(names)
     assert choose_layers(classifier, [".*avgpool", "penultimate"], CPU) == ["trunk.avgpool", "penultimate"]
     assert choose_layers(classifier, ["penultimate", r".*layer4\.\d", "pixels"], CPU) == [
         "pixels",
@@ -44,7 +44,9 @@ def test_names_and_patterns() -> None:
         "trunk.layer4.1",
         "penultimate",
     ]
-    with pytest.raises(InputError, match=r"'avg' matches none of torchvision/resnet18's layers: pixels, trunk.conv1, .*, penultimate$"):
+    with pytest.raises(
+        InputError, match=r"'avg' matches none of torchvision/resnet18's layers: pixels, trunk.conv1, .*, penultimate, confidence$"
+    ):
         choose_layers(classifier, ["penultimate", "avg"], CPU)
     with pytest.raises(InputError, match=r"'\(' is no regular expression"):
         choose_layers(classifier, ["("], CPU)
@@ -109,3 +111,13 @@ def test_a_file_holds_them_whatever_their_size(tmp_path: Path) -> None:
         mapped = embeddings.read(path, name)
         np.testing.assert_array_equal(mapped, whole.layers[name])
         np.testing.assert_array_equal(written.layers[name], mapped)
+
+
+def test_confidence_is_the_probabilities_from_the_largest_on() -> None:
+    classifier = network("two_conv_cnn")
+    images = np.random.default_rng(0).integers(0, 256, (9, *classifier.description.input_shape)).astype(np.uint8)
+    found = capture_layers(classifier, images, ["confidence"], pooling="pooled", device=CPU, title="t")
+    with torch.inference_mode():
+        probabilities = classifier(torch.from_numpy(images)).softmax(1)
+    np.testing.assert_allclose(found.layers["confidence"], -np.sort(-probabilities.numpy(), 1), atol=1e-3)
+    np.testing.assert_array_equal(found.labels, probabilities.argmax(1))

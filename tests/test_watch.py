@@ -207,7 +207,7 @@ def test_the_stage_tells_of_every_kind_of_traffic_and_gives_the_same_bytes_twice
     assert [one["share"] for one in figures["mixed"]] == [0.5, 1.0] and figures["per_sample"]["samples"] == 48
     assert len(listed) == 7 and [one["witness"] for one in listed] == sorted((one["witness"] for one in listed), reverse=True)
     assert {column.removesuffix("_x") for column in table if column.endswith("_x")} == {
-        "input", "activation_1", "activation_2", "activation_3", "penultimate", "one_answer",
+        "input", "activation_1", "activation_2", "activation_3", "penultimate", "confidence", "one_answer",
     }  # fmt: skip
     assert table["attacked"].sum() == 48 and np.isnan(table["one_answer_x"]).any()
     kept = read_tensors(folder / "i.safetensors")

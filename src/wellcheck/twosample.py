@@ -23,6 +23,7 @@ ROWS = 1024  # of a Gram matrix worked on at a time
 COLUMNS = 8192  # of a layer
 SAME = 1e-6  # of two rows' squared lengths: a squared distance below is rounding
 TIE = 1e-4  # standard deviations: the same draw at another place of a matrix product differs by its rounding
+LEAST_SAY = 0.01  # standard deviations: of a layer in which the other queries do not stand out
 TINY = 1e-12
 
 
@@ -263,7 +264,7 @@ def matched(available: np.ndarray, wanted: np.ndarray, rng: np.random.Generator)
 class Suspicion:
     """How much each of m queries looks like the other queries, and not like the reference."""
 
-    witness: np.ndarray  # float64 [m], by layer in standard deviations of natural inputs, summed: more is more suspicious
+    witness: np.ndarray  # float64 [m], in deviations of natural inputs, summed as far as each layer tells the others: more is suspicious
     p_value: np.ndarray  # float64 [m], the share of natural inputs that look as much so
 
 
@@ -284,8 +285,11 @@ def ranked(queries: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray
     total = np.zeros(1)
     for name, asked in queries.items():
         found = np.concatenate(_witness(name, asked, reference[name], calibration[name]))
-        total = total + (found - found.mean(0)) / found.std(0).clip(TINY)
-    return Suspicion(total[0], (total >= total[0] - TIE).mean(0))
+        found = (found - found.mean(0)) / found.std(0).clip(TINY)
+        # A layer has a say as far as the other queries stand out in it: by itself a query must not weigh, or it would rank by its own luck.
+        others = (found[0].sum() - found[0]) / max(len(asked) - 1, 1)
+        total = total + np.maximum(others, LEAST_SAY) * found
+    return Suspicion(total[0], (total >= total[0] - TIE * LEAST_SAY).mean(0))
 
 
 def _witness(name: str, queries: np.ndarray, reference: np.ndarray, calibration: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from wellcheck.progress import progress
 Pooling = Literal["pooled", "flattened"]
 
 BATCH = 512
-PIXELS, PENULTIMATE, NUMBERED = "pixels", "penultimate", "activation_"
+PIXELS, PENULTIMATE, CONFIDENCE, NUMBERED = "pixels", "penultimate", "confidence", "activation_"
 # What is numbered: in a ResNet-18 the 17 activations of its stem and of both halves of its blocks, as article A2 counts layers.
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Sigmoid)
 
@@ -41,7 +41,10 @@ class Captured:
 
 
 def layer_names(classifier: Classifier, device: torch.device) -> list[str]:
-    """Every layer there is, from the images on: `pixels`, modules of the body by their names, `activation_1` …, `penultimate`."""
+    """Every layer there is: `pixels`, modules of the body by their names, `activation_1` …, `penultimate`, `confidence`.
+
+    In the order of the network. The last is how sure the answer is: the probabilities of all classes, the largest first, whatever class.
+    """
     return list(_shapes(classifier, device))
 
 
@@ -142,7 +145,9 @@ def _seen(
     keep(PIXELS, images.float() / 255 if images.dtype == torch.uint8 else images)
     penultimate = classifier.watched(images, see)
     keep(PENULTIMATE, penultimate)
-    return seen, classifier.network.head(penultimate)
+    logits = classifier.network.head(penultimate)
+    keep(CONFIDENCE, logits.float().softmax(1).sort(1, descending=True).values)
+    return seen, logits
 
 
 def _width(shape: tuple[int, ...], pooling: Pooling) -> int:
