@@ -12,6 +12,7 @@ from torch import nn
 from wellcheck import attributions, gradients, models
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier, ModelDescription
+from wellcheck.models.network import Network
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)
@@ -26,6 +27,15 @@ class Linear(nn.Module):
     def __init__(self, weights: list[float]) -> None:
         super().__init__()
         self.register_buffer("weights", torch.tensor(weights))
+
+    @property
+    def network(self) -> Network:
+        """All of it is the body."""
+        return Network(self, nn.Identity())
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """As they are."""
+        return images
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logit = images.flatten(1) @ cast(torch.Tensor, self.weights)

@@ -12,6 +12,7 @@ import torch
 
 from wellcheck.errors import InputError
 from wellcheck.gradients import answers, as_pixels, by_image, ready, together
+from wellcheck.local_pass import LocalPass
 from wellcheck.models import Classifier
 
 BATCH = 128  # images, or changed copies of them, in one pass: with what a gradient needs of more, caches overflow
@@ -78,31 +79,21 @@ def occlusion(
     corners = [(row, column) for row in _places(height, patch, stride) for column in _places(width, patch, stride)]
     maps = []
     for pixels, chosen in _batches(classifier, images, labels, device):
-        before = _logit(classifier(pixels), chosen)
+        before, local = _logit(classifier(pixels), chosen), LocalPass(classifier, pixels, patch)
         less = torch.zeros(len(corners), len(pixels), device=device)  # a patch that is black already takes nothing: nobody is asked
         lit = torch.stack([_square(pixels, corner, patch).amax((1, 2, 3)) > 0 for corner in corners])
         places_of, rows_of = lit.nonzero(as_tuple=True)
         size = together(pixels, BATCH)
         for start in range(0, len(rows_of), size):
             places, rows = places_of[start : start + size], rows_of[start : start + size]
-            changed = pixels[rows].masked_fill_(_inside(torch.tensor(corners, device=device)[places], patch, pixels), 0)
-            less[places, rows] = before[rows] - _logit(classifier(changed), chosen[rows])
+            changed = local.without(rows, torch.tensor(corners, device=device)[places])
+            less[places, rows] = before[rows] - _logit(changed, chosen[rows])
         lost, patches = torch.zeros_like(pixels[:, :1]), torch.zeros_like(pixels[:1, :1])
         for corner, each in zip(corners, less, strict=True):
             _square(lost, corner, patch).add_(each[:, None, None, None])
             _square(patches, corner, patch).add_(1)
         maps.append((lost / patches).expand_as(pixels))
     return _gathered(maps, images)
-
-
-def _inside(corners: torch.Tensor, side: int, like: torch.Tensor) -> torch.Tensor:
-    """Which pixels lie in the square at each of the corners int64 [n, 2], bool [n, 1, H, W]."""
-    down, across = (
-        (torch.arange(length, device=like.device) - first[:, None]).div(side, rounding_mode="floor") == 0
-        for length, first in zip(like.shape[2:], corners.T, strict=True)
-    )
-    inside: torch.Tensor = down[:, None, :, None] & across[:, None, None, :]
-    return inside
 
 
 def _square(images: torch.Tensor, corner: tuple[int, int], side: int) -> torch.Tensor:

@@ -284,16 +284,19 @@ def ranked(queries: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray
     """`suspicions` of samples that are known to be apart, though images may look alike. Raises InputError where one is too small."""
     total = np.zeros(1)
     for name, asked in queries.items():
-        found = np.concatenate(_witness(name, asked, reference[name], calibration[name]))
-        found = (found - found.mean(0)) / found.std(0).clip(TINY)
-        # A layer has a say as far as the other queries stand out in it: by itself a query must not weigh, or it would rank by its own luck.
-        others = (found[0].sum() - found[0]) / max(len(asked) - 1, 1)
-        total = total + np.maximum(others, LEAST_SAY) * found
-    return Suspicion(total[0], (total >= total[0] - TIE * LEAST_SAY).mean(0))
+        witness, others = _witness(name, asked, reference[name], calibration[name])
+        middle, spread = witness.mean(0), witness.std(0).clip(TINY)
+        # A layer has a say as far as the others stand out in it. Who is scored has none in that: not even as what the others resemble.
+        total = total + np.maximum((others - middle) / spread, LEAST_SAY) * (witness - middle) / spread
+    total = (total - total.mean(0)) / total.std(0).clip(TINY)  # whatever batch it was, and whoever else was in it
+    return Suspicion(total[0], (total >= total[0] - TIE).mean(0))
 
 
 def _witness(name: str, queries: np.ndarray, reference: np.ndarray, calibration: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The witness at each query without itself, float64 [1, m], and at each natural input without the same query, float64 [c, m]."""
+    """The witness of the other queries, once for every query: at itself and at each natural input, float64 [1 + c, m].
+
+    Beside it the mean, over these other queries, of what the witness of all others but itself and this query is at each, float64 [m].
+    """
     count, known = len(queries), len(reference)
     if min(count, known) < 2 or not len(calibration):
         raise InputError(
@@ -305,5 +308,9 @@ def _witness(name: str, queries: np.ndarray, reference: np.ndarray, calibration:
     np.fill_diagonal(near, 0)
     to_reference = near[:, of_reference].mean(1, dtype=np.float64)
     to_queries = near[:, asked].sum(1, dtype=np.float64)
-    others = (to_queries[natural, None] - near[natural, asked]) / (count - 1)
-    return (to_queries[asked] / (count - 1) - to_reference[asked])[None], others - to_reference[natural, None]
+    at_itself = to_queries[asked] / (count - 1) - to_reference[asked]
+    at_natural = (to_queries[natural, None] - near[natural, asked]) / (count - 1) - to_reference[natural, None]
+    # Of two queries the other one has nobody to resemble.
+    alike = (to_queries[asked].sum() - 2 * to_queries[asked]) / max((count - 1) * (count - 2), 1)
+    beside = (to_reference[asked].sum() - to_reference[asked]) / (count - 1)
+    return np.concatenate([at_itself[None], at_natural]), alike - beside

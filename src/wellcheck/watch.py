@@ -79,12 +79,12 @@ class Watch:
         names = choose_layers(classifier, settings.layers, device)
         _fits(layer_widths(classifier, names, settings.pooling, device), len(images))
         whole = capture_layers(classifier, images, names, pooling=settings.pooling, device=device, title="layers of natural inputs")
-        silent = [name for name in names if (whole.layers[name] == whole.layers[name][0]).all()]
+        order = np.random.default_rng([settings.seed, *b"norm"]).permutation(len(images))
+        usual, rows = np.split(order, [round(NORM_SHARE * len(order))])
+        silent = [name for name in names if (whole.layers[name][rows] == whole.layers[name][rows[0]]).all()]
         heard = [name for name in names if name not in silent]
         if not heard:
             raise InputError(f"twosample.layers: {', '.join(silent)}: the same for all natural inputs, so nothing can be told by it")
-        order = np.random.default_rng([settings.seed, *b"norm"]).permutation(len(images))
-        usual, rows = np.split(order, [round(NORM_SHARE * len(order))])
         classes = len(classifier.description.class_names)
         fitted = heard if settings.features == "whitened" else []
         norms = {name: Norm.of(whole.layers[name][usual], whole.labels[usual], classes) for name in fitted}

@@ -64,7 +64,7 @@ class Classifier(nn.Module):
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """The penultimate layer, float [N, D]: what the last linear layer reads."""
-        features: torch.Tensor = self.network.body(self._normalise(images))
+        features: torch.Tensor = self.network.body(self.normalise(images))
         return features
 
     def activations(self, images: torch.Tensor) -> "Activations":
@@ -115,7 +115,8 @@ class Classifier(nn.Module):
         versioned._metadata = getattr(self.state_dict(), "_metadata", None)
         return super().load_state_dict(versioned, strict, assign)
 
-    def _normalise(self, images: torch.Tensor) -> torch.Tensor:
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Images as the body takes them, float [N, C, H, W] in channels-last order."""
         pixels = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
         if (self.description.mean, self.description.std) != (0.0, 1.0):
             pixels = (pixels - self.description.mean) / self.description.std
