@@ -21,7 +21,7 @@ from wellcheck.errors import InputError
 from wellcheck.models import Classifier
 from wellcheck.patterns import Pattern, bent
 from wellcheck.samples import Description, Samples
-from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, put_on_trial
+from wellcheck.verdict import Verdict, account, label_verdicts, looks_foreign, put_on_trial, refinement
 from wellcheck.verdict.charges import FOREIGN, KNOWN, Accused, Finding, evidence_of, is_guilty
 from wellcheck.verdict.examination import (
     Examination,
@@ -39,7 +39,7 @@ from wellcheck.verdict.examination import (
     last_question,
 )
 from wellcheck.verdict.refinement import NO_STAMP, Judge, Stamp, _without_the_foreign, refine, separate, stamp_of, two_populations
-from wellcheck.verdict.transfer import Load, Transfer, carried, carriers, common, try_on_others
+from wellcheck.verdict.transfer import RARE, Load, Transfer, carried, carriers, common, try_on_others
 from wellcheck.verdict.witness import Turn, Witness, Witnesses
 
 CPU = torch.device("cpu")
@@ -281,8 +281,8 @@ def test_a_stamp_that_a_few_suspects_do_not_show_is_shown_by_the_convicted() -> 
 
 
 def told_by(answers: Callable[[np.ndarray], np.ndarray], labels: np.ndarray) -> Any:
-    """A model that answers images so, and has answered the training images with these labels."""
-    return SimpleNamespace(answers=answers, labels=labels)
+    """A model that answers images so, and has answered the training images, all of label 0, with these labels."""
+    return SimpleNamespace(answers=answers, labels=labels, margins=np.where(labels == 0, 1.0, -1.0))
 
 
 def patched(count: int = 60) -> tuple[Samples, Witness, Any]:
@@ -653,32 +653,63 @@ def test_suspects_of_an_odd_kind_are_no_poison_where_a_displacement_convicts() -
     assert (few[:60] > 0.5).mean() > 0.9
 
 
-def test_a_kind_that_a_reference_learnt_to_read_as_labelled_is_left_out_if_it_is_bent_like_the_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_bent_back_poison_is_answered_otherwise_and_nothing_else_is() -> None:
+    samples, reference = bending()
+    rows, kinds = np.arange(300), waves(3, 3)
+
+    def answers(images: np.ndarray) -> np.ndarray:
+        """Label 0, but for images that were bent and are bent back."""
+        far = [np.abs(images[:, None] - bent(kinds, by * DISPLACEMENT)).mean((2, 3, 4)).min(1) for by in (-0.5, 0.0, 1.0, -1.5)]
+        told: np.ndarray = (np.argmin(far, axis=0) == 0).astype(int)
+        return told
+
+    judge = Judge(samples, {}, reference, rows >= 60, told_by(answers, rows * 0))
+    found = judge.bent_back(rows, rows < 60)
+    assert found[:60].mean() > 0.9 and not found[60:].any()
+    everybody = Judge(samples, {}, reference, rows >= 60, told_by(lambda images: np.ones(len(images), int), rows * 0))
+    assert everybody.freed(rows, rows < 60, bent=True).all()
+    assert not everybody.bent_back(rows, rows < 60).any()  # a reference that does without so many does not know the label
+
+
+def test_who_is_bent_like_hardly_anybody_and_misread_is_poison_whatever_the_rest_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, reference = bending()
+    rows = np.arange(300)
+    misread = (rows < 50) | (rows >= 280)  # some of those that are bent, and some that are not
+    reference.margins[misread] = -1
+    monkeypatch.setattr(refinement, "two_populations", lambda values, members: np.zeros(len(values)))
+    for labels, found in ((rows * 0, misread & (rows < 60)), (rows * 0 + 1, rows < 0)):  # a label that is merely wrong was never learnt
+        judge = Judge(samples, {}, reference, rows >= 60, told_by(lambda images: np.zeros(len(images), int), labels))
+        np.testing.assert_array_equal(judge.posterior(rows, rows < 60, rows < 60, bent=True), RARE * found)
+
+
+@pytest.mark.parametrize(("way", "found", "references"), [({0}, True, 3), (set(), False, 1)])
+def test_kind_by_kind_what_is_bent_back_is_left_out(way: set[int], found: bool, references: int, monkeypatch: pytest.MonkeyPatch) -> None:
     samples, known = bending()
     rows = np.arange(300)
-    convicted, third = (rows < 60) & (rows % 3 != 2), (rows < 60) & (rows % 3 == 2)
+    convicted, second, third = ((rows < 60) & (rows % 3 == kind) for kind in range(3))
     asked: list[np.ndarray] = []
 
     def reference(excluded: np.ndarray, *_: Any, **__: Any) -> Witness:
-        """It reads the third kind as labelled as long as it has seen it."""
+        """It reads the other kinds as labelled as long as it sees them."""
         asked.append(excluded)
-        return replaced(known, np.where(convicted | (third & excluded), -2, 1).astype(np.float32))
+        return replaced(known, np.where(convicted | ((second | third) & excluded), -2, 1).astype(np.float32))
 
+    def bent_back(judge: Judge, *_: Any) -> np.ndarray:
+        """The second kind, and once a reference does without that, the third."""
+        freed: np.ndarray = second | third if not judge.ordinary[second].any() else second
+        return freed
+
+    monkeypatch.setattr(Judge, "bent_back", bent_back)
     suspected: Any = SimpleNamespace(margins=np.ones(300))
-    monkeypatch.setattr(Judge, "freed", lambda *_, bent=False: third & bent)
-    witnesses: Any = SimpleNamespace(
-        train=samples, recipe=SimpleNamespace(seed=0), reference=reference, marked=lambda groups: np.isin(rows, np.concatenate([*groups]))
-    )
+    marked = Witnesses(samples, RECIPE, CPU, Path()).marked
+    witnesses: Any = SimpleNamespace(train=samples, recipe=SimpleNamespace(seed=0), reference=reference, marked=marked)
     layers = {"a": np.random.default_rng(0).normal(0, 1, (300, 3)).astype(np.float32)}
-    for way, found in (({0}, True), (set(), False)):
-        asked.clear()
-        examination: Any = SimpleNamespace(suspected=suspected, bent=way)
-        posteriors, _, unseen = refine(layers, {0: np.flatnonzero(convicted)}, examination, witnesses)
-        flagged = posteriors[0] > 0.5
-        assert flagged[convicted].all() and not flagged[60:].any() and flagged[third].all() == found
-        assert unseen[third].all() == found and len(asked) <= 5
+    examination: Any = SimpleNamespace(suspected=suspected, bent=way)
+    posteriors, _, unseen = refine(layers, {0: np.flatnonzero(convicted)}, examination, witnesses)
+    flagged = posteriors[0] > 0.5
+    assert flagged[convicted].all() and not flagged[60:].any()
+    assert flagged[second].all() == flagged[third].all() == unseen[third].all() == found
+    assert len(asked) == references
 
 
 def replaced(witness: Witness, margins: np.ndarray) -> Witness:

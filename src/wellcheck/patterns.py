@@ -41,7 +41,7 @@ class Pattern:
         return added(images, self.difference, strength)
 
     def taken_off(self, images: np.ndarray, *, bent: bool) -> np.ndarray:
-        """Images uint8 [N, C, H, W] as they may have been before it was put on them: the difference subtracted, or bent the other way."""
+        """Images uint8 [N, C, H, W] with the difference subtracted, or bent the other way as far as others are bent to try it."""
         return self.bend(images, strength=-BENT) if bent else self.add(images, strength=-1.0)
 
     def paste(self, images: np.ndarray) -> np.ndarray:

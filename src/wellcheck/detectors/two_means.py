@@ -42,12 +42,12 @@ def _settle(cloud: np.ndarray, one: np.ndarray, two: np.ndarray, settled: float)
     for _ in range(ITERATIONS):
         half_way = ((two**2).sum(1) - (one**2).sum(1)) / 2
         before, sides = sides, (two - one) @ cloud > half_way[:, None]
-        if np.count_nonzero(before != sides) <= settled * sides.size:
-            break
         inside = sides.astype(np.float64)  # a product with booleans as numbers
         members = inside.sum(1, keepdims=True).clip(1, count - 1)
         inside = inside @ cloud.T
         one, two = (total - inside) / (count - members), inside / members
+        if np.count_nonzero(before != sides) <= settled * sides.size:
+            break
     return sides, (one, two)
 
 

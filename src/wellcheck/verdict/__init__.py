@@ -80,7 +80,7 @@ class Verdict:
 
 
 def reach(case: Case, train: Samples, recipe: Train, *, cache: Path) -> Verdict:
-    """Examine a delivered set and the model that was trained on it by `recipe`. Trains one to nine models more, kept in `cache`.
+    """Examine a delivered set and the model that was trained on it by `recipe`. Trains one to twelve models more, kept in `cache`.
 
     Raises InputError where the case lacks its images, model or layers.
     """

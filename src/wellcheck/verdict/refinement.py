@@ -10,8 +10,8 @@ from scipy.special import expit
 from wellcheck.detectors.mixture import SHRINKAGE, peel
 from wellcheck.metrics import spread
 from wellcheck.samples import Samples
-from wellcheck.verdict.examination import Examination
-from wellcheck.verdict.transfer import FOLDS, Carried, carried, common
+from wellcheck.verdict.examination import QUARTER, Examination
+from wellcheck.verdict.transfer import FOLDS, RARE, Carried, carried, common
 from wellcheck.verdict.witness import UNSURE, Turn, Witness, Witnesses
 
 ROUNDS = (Turn.REFINED, Turn.REFINED_AGAIN)  # references of `refine`, at most,
@@ -39,6 +39,10 @@ def refine(
     convicted label. If it contradicts next to none of the convicted it has learnt the backdoor all the same, as from poison that is half of
     the label; then the next one does without all that looks foreign to a model that never saw the label. Those that a reference clears
     come back: the next one knows the label better.
+
+    Where a displacement convicts a label, a kind of image may stay in the reference, bent like the others, and teach it what is bent so:
+    the next one does without those too that the suspected model answers otherwise once they are bent back, and there are more references,
+    until next to nobody is in doubt.
     """
     train, suspected = witnesses.train, examination.suspected
     excluded = witnesses.marked(suspects.values())
@@ -53,23 +57,26 @@ def refine(
     if misled and 2 * len(misled) <= len(train.description.class_names):
         excluded = _without_the_foreign(misled, excluded, suspected, witnesses)
         reference = witnesses.reference(excluded, "reference 2, without the foreign", turn=ROUNDS[0])
+    posteriors: dict[int, np.ndarray] = {}
     for number, turn in enumerate(ROUNDS_IF_BENT if examination.bent & suspects.keys() else ROUNDS):
         if number:
             reference = witnesses.reference(excluded, f"reference {number + 2}", turn=turn)
         unseen, ordinary = excluded, ~excluded
         surely, perhaps = reference.contradicts(suspected, ordinary), reference.contradicts(suspected, ordinary, UNSURE)
         judge = Judge(train, whitened, reference, ordinary, suspected)
-        posteriors = {}
         excluded, doubtful = np.zeros(len(train), bool), 0
         for label, rows in of_label.items():
-            convicted, bent = np.isin(rows, suspects[label]), label in examination.bent
+            bent = label in examination.bent
+            if number >= len(ROUNDS) and not bent:  # as if there were no other label
+                excluded[rows] = unseen[rows]
+                continue
+            convicted = np.isin(rows, suspects[label])
             start = surely[rows] if surely[rows].any() else convicted
             found = posteriors[label] = judge.posterior(rows, start, convicted, bent=bent)
-            # A kind that stayed in the reference, bent like the others, taught it what is bent so.
-            doubt = (found > DOUBT) | (judge.freed(rows, found > 0.5, bent=True) if bent else False)
+            doubt = (found > DOUBT) | (judge.bent_back(rows, found > 0.5) if bent else False)
             excluded[rows] = perhaps[rows] | doubt
             doubtful += int((doubt & (found < 1 - DOUBT)).sum())
-        if doubtful <= SETTLED * excluded.sum():
+        if doubtful <= SETTLED * excluded.sum() or np.array_equal(excluded, unseen):
             break
     return posteriors, reference, unseen
 
@@ -107,7 +114,9 @@ class Judge:
 
         suspects: bool [n], some of which are poison; convicted: bool [n], the groups that convict the label; bent: whether a displacement
         does. That moves a few pixels of everything, and is lost among suspects of an odd kind: so those are suspects who are bent like the
-        convicted as hardly any ordinary image is.
+        convicted as hardly any ordinary image is; and who is, and is read as another label by the reference, is poison of whatever kind.
+        Where there is a stamp, whoever shows little of it is none, unless the suspected model answers it as labelled only as long as it is
+        there: on an odd image it may be little of what is odd.
         """
         if bent:
             like_the_convicted = self._carried(rows, convicted, bent=True)
@@ -127,18 +136,25 @@ class Judge:
                 pattern, stamp = self._stamp(rows, found, convicted if turn == 0 else None)
             start = members * (pattern > stamp.likely)
             fitted = two_populations(np.column_stack([*scores, pattern, -margin / max(margin.std(), TINY)]), start)
+            misread = (margin < 0) & (self.suspected.margins[rows] > 0)
             if bent:
-                members = np.maximum(fitted, (pattern > rare) & (margin < 0))
+                members = np.maximum(fitted, RARE * ((pattern > rare) & misread))
             else:
-                members = fitted * ((pattern > stamp.least) | ((margin < 0) & self.freed(rows, found)))
+                little = (pattern <= stamp.least) & misread & (fitted > 0.5)
+                stays = little & self.freed(rows, found) if little.any() else little
+                members = fitted * ((pattern > stamp.least) | stays)
         return members
+
+    def bent_back(self, rows: np.ndarray, members: np.ndarray) -> np.ndarray:
+        """Who is freed by being bent back, bool [n]; nobody where that is too much of the label: a reference must know it."""
+        freed = self.freed(rows, members, bent=True)
+        return freed if (freed & ~members).sum() <= QUARTER * len(rows) else np.zeros_like(freed)
 
     def freed(self, rows: np.ndarray, members: np.ndarray, *, bent: bool = False) -> np.ndarray:
         """Which of a label's samples the suspected model answers as labelled only as long as they carry what the members do, bool [n]."""
-        label = self.train.labels[rows[0]]
         pattern = common(self.train, rows[members], self.reference, self.ordinary)
         without = self.suspected.answers(pattern.taken_off(self.train.images[rows], bent=bent))
-        freed: np.ndarray = (self.suspected.labels[rows] == label) & (without != label)
+        freed: np.ndarray = (self.suspected.margins[rows] > 0) & (without != self.train.labels[rows])
         return freed
 
     def _carried(self, rows: np.ndarray, members: np.ndarray, *, bent: bool = False) -> Carried:
@@ -188,8 +204,8 @@ def separate(values: np.ndarray, members: np.ndarray) -> np.ndarray:
 def stamp_of(pattern: np.ndarray, members: np.ndarray) -> Stamp:
     """Whether those of the members that carry most of a pattern are clearly apart from whoever is no member, and by how much.
 
-    A stamp lies on all poison alike: then a member without it is an odd image of the label, and no poison. pattern: float [n], of variance
-    1; members: bool [n].
+    A stamp lies on all poison alike: then a member without it is an odd image of the label as a rule, and no poison.
+    pattern: float [n], of variance 1; members: bool [n].
     """
     if not members.any() or members.all() or not pattern.any():
         return NO_STAMP

@@ -26,7 +26,7 @@ BATCH = 256
 
 @enum.unique
 class Turn(enum.IntEnum):
-    """Every model that is trained for a verdict: each has a seed of its own."""
+    """Every model that is trained for a verdict: each has a seed of its own, but for those that are refined again and again."""
 
     REFERENCE = 1
     SECOND_WITNESS = 2
