@@ -31,6 +31,14 @@ def normed(width: int) -> nn.BatchNorm2d:
     return norm
 
 
+class Doubled(nn.Conv2d):
+    """Not what its weights say."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Twice that."""
+        return 2 * super().forward(input)
+
+
 LOCAL = {  # and how many of its layers are
     "padded": (of(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True)), 2),
     "not padded": (of(nn.Conv2d(2, 4, 5), nn.Tanh(), nn.Conv2d(4, 4, 3), nn.ELU()), 2),
@@ -38,6 +46,8 @@ LOCAL = {  # and how many of its layers are
     "unlike sides": (of(nn.Conv2d(2, 4, (1, 5), padding=(0, 2), bias=False), nn.MaxPool2d((2, 3)), nn.Conv2d(4, 4, (3, 1))), 3),
     "pooled twice": (of(nn.Conv2d(2, 4, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(), nn.AvgPool2d((1, 2)), nn.Conv2d(4, 4, 1)), 4),
     "normalised": (of(nn.Conv2d(2, 4, 3, padding=1, groups=2), normed(4), nn.LeakyReLU(), mean=0.4, std=0.2), 1),
+    "normalised by the batch": (of(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4, track_running_stats=False)), 1),
+    "a convolution of somebody's": (of(Doubled(2, 4, 3, padding=1)), 0),
     "a pooling that leaves a row out": (of(nn.Conv2d(2, 4, 4), nn.MaxPool2d(2)), 1),
     "a stride": (of(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU()), 0),
     "dilated": (of(nn.Conv2d(2, 4, 3, dilation=2)), 0),

@@ -16,7 +16,7 @@ from wellcheck.models import Classifier
 
 # Of a map's area: what is changed by more is computed as a whole, for cutting out and pasting cost too.
 WORTH_CUTTING = 0.6
-ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Sigmoid, nn.BatchNorm2d, nn.Identity)
+ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Sigmoid, nn.Identity)
 
 Size = tuple[int, int]
 
@@ -55,8 +55,7 @@ class _Layer:
     then: nn.Module
     windows: tuple[Window, Window]
     known: torch.Tensor  # float [N, H, W, C], padded
-    changed: Size  # the square of its inputs that may be changed
-    outputs: Size
+    outputs: Size  # the part of its outputs that may be changed
 
 
 class LocalPass:
@@ -84,11 +83,11 @@ class LocalPass:
                 break
             module = parts.pop(0)
             then = []
-            while parts and isinstance(parts[0], ELEMENTWISE):
+            while parts and _is_elementwise(parts[0]):
                 then.append(parts.pop(0))
-            self.local.append(_Layer(module, nn.Sequential(*then), windows, padded, changed, outputs))
+            self.local.append(_Layer(module, nn.Sequential(*then), windows, padded, outputs))
             known, changed = self.local[-1].then(module(known)), outputs
-        self.known, self.changed, self.rest = known.permute(0, 2, 3, 1).contiguous(), changed, nn.Sequential(*parts)
+        self.known, self.rest = known.permute(0, 2, 3, 1).contiguous(), nn.Sequential(*parts)
 
     def without(self, rows: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
         """The logits, float [J, K], of images (rows int64 [J]) whose square from a corner (int64 [J, 2], row and column) on is black."""
@@ -114,7 +113,7 @@ class LocalPass:
 
 def _windows(module: nn.Module, size: Size) -> tuple[Window, Window] | None:
     """How a layer spreads changes of its input, rows and columns of this size; None where it is not known to be local."""
-    if isinstance(module, nn.Conv2d):
+    if type(module) is nn.Conv2d:  # what is derived from it may do anything
         if isinstance(module.padding, str) or module.padding_mode != "zeros" or {*module.stride, *module.dilation} != {1}:
             return None
         sides = [Window(kernel, 1, padding) for kernel, padding in zip(module.kernel_size, module.padding, strict=True)]
@@ -126,6 +125,11 @@ def _windows(module: nn.Module, size: Size) -> tuple[Window, Window] | None:
     else:
         return None
     return sides[0], sides[1]
+
+
+def _is_elementwise(module: nn.Module) -> bool:
+    """Whether it takes every value by itself; a batch normalisation does once it goes by what it has seen."""
+    return isinstance(module, ELEMENTWISE) or (isinstance(module, nn.BatchNorm2d) and module.running_mean is not None)
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
