@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -70,8 +69,9 @@ def check(classifier: Classifier, side: int) -> LocalPass:
         image[:, row : row + side, column : column + side] = 0
     with torch.inference_mode():
         local = LocalPass(classifier, pixels, side)
-        torch.testing.assert_close(local.without(rows, corners), classifier(changed), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(local.without(rows, corners), local.without(rows, corners))  # what is known is left as it was
+        found = local.without(rows, corners)
+        torch.testing.assert_close(found, classifier(changed), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(local.without(rows, corners), found)  # what is known is left as it was
     return local
 
 
@@ -87,11 +87,7 @@ def test_a_square_may_be_almost_the_whole_image(name: str) -> None:
     assert not check(LOCAL[name][0], 20).local
 
 
-@pytest.mark.parametrize(("name", "local"), [("deep_cnn", 6), ("two_conv_cnn", 2), ("resnet20", 0), ("residual_cnn", 0)])
+@pytest.mark.parametrize(("name", "local"), [("deep_cnn", 6), ("two_conv_cnn", 2), ("resnet20", 1), ("residual_cnn", 0)])
 def test_networks_are_followed_as_far_as_a_square_of_four_is_local(name: str, local: int) -> None:
     classifier = build(ModelDescription(name, tuple("abc"), (1, 28, 28)), seed=0).eval()
-    found = check(classifier, 4)
-    assert len(found.local) >= local
-    if local:
-        known = [layer.known.shape[1] for layer in found.local]
-        assert known == sorted(known, reverse=True) or np.ptp(known) <= 2
+    assert len(check(classifier, 4).local) == local

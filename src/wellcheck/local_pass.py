@@ -30,8 +30,7 @@ class Window(NamedTuple):
 
     def after(self, changed: int, length: int) -> int:
         """How many of the outputs may change where so many of `length` inputs in a row do."""
-        most = (changed + self.kernel - 2) // self.stride + 1 if self.stride > 1 else changed + self.kernel - 1
-        return min(most, self.outputs(length))
+        return min((changed + self.kernel - 2) // self.stride + 1, self.outputs(length))
 
     def outputs(self, length: int) -> int:
         """Of so many inputs."""
@@ -39,7 +38,7 @@ class Window(NamedTuple):
 
     def first(self, start: torch.Tensor, outputs: int, length: int) -> torch.Tensor:
         """The first of these outputs for changes that begin at `start`, int64 [J]: moved inwards where they would leave the map."""
-        first = (start + self.padding - (self.kernel - 1 if self.stride == 1 else 0)).div(self.stride, rounding_mode="floor")
+        first = (start + self.padding - self.kernel + self.stride).div(self.stride, rounding_mode="floor")
         return first.clamp(0, self.outputs(length) - outputs)
 
     def read(self, outputs: int) -> int:

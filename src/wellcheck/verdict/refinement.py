@@ -126,6 +126,7 @@ class Judge:
         if not members.any() or members.all():
             return members
         margin = (self.reference.margins[rows] / self.reference.confident(self.ordinary)).clip(-REACH, REACH)
+        misread = (margin < 0) & (self.suspected.margins[rows] > 0)
         for turn in range(PASSES):
             found = members > 0.5
             scores = [separate(layer[rows], found) for layer in self.whitened.values()]
@@ -136,7 +137,6 @@ class Judge:
                 pattern, stamp = self._stamp(rows, found, convicted if turn == 0 else None)
             start = members * (pattern > stamp.likely)
             fitted = two_populations(np.column_stack([*scores, pattern, -margin / max(margin.std(), TINY)]), start)
-            misread = (margin < 0) & (self.suspected.margins[rows] > 0)
             if bent:
                 members = np.maximum(fitted, RARE * ((pattern > rare) & misread))
             else:
