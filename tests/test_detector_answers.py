@@ -344,7 +344,7 @@ def infected(share: float) -> tuple[Case, np.ndarray]:
 
 def test_an_infected_label_stands_out() -> None:
     case, poisoned = infected(0.2)
-    found = list(identities(case))
+    found = identities(case)
     anomaly = label_anomaly(np.array([one.likelihood_ratio for one in found]))
     assert anomaly.argmax() == 2 and anomaly[2] > np.exp(2)
     assert (found[2].rows[found[2].foreign] == np.flatnonzero(poisoned)).all()
@@ -356,7 +356,7 @@ def test_trusted_samples_tell_which_side_is_foreign() -> None:
     case, poisoned = infected(0.7)
     rows = np.flatnonzero(~poisoned & (np.arange(1200) % 4 == 0))
     trusted = of(case.layers["penultimate"][rows], case.labels[rows])
-    alone, told = list(identities(case))[2], list(identities(Case(case.labels, 6, case.layers, trusted=trusted)))[2]
+    alone, told = identities(case)[2], identities(Case(case.labels, 6, case.layers, trusted=trusted))[2]
     assert (alone.foreign == ~poisoned[case.labels == 2]).mean() > 0.95  # without them the smaller side is taken
     assert (told.foreign == poisoned[case.labels == 2]).mean() > 0.95
     narrow = of(np.zeros((6, 3)), np.arange(6))

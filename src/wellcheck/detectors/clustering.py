@@ -1,6 +1,5 @@
 """Activation clustering (Chen et al. 2018, arXiv 1811.03728): every label's activations in two clusters; poison is the smaller one."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,15 +49,18 @@ def activation_clustering(case: Case) -> np.ndarray:
     return scores
 
 
-def clusters(case: Case, layer: str = "penultimate") -> Iterator[Clusters]:
+def clusters(case: Case, layer: str = "penultimate") -> list[Clusters]:
     """Two clusters of every label of at least ten samples, by 2-means on its ten principal directions.
 
     Exclusionary reclassification, the paper's third test, needs a second model: whoever has one applies it to these clusters.
     """
     features = case.layer(layer)
-    for label, rows in case.members(at_least=LEAST_PER_LABEL):
+
+    def split(label: int, rows: np.ndarray) -> Clusters:
         points = principal(features, rows, count=DIRECTIONS, seed=case.seed).places
         smaller = two_means(points, seed=case.seed) if points.size else np.zeros(len(rows), bool)
         small = 0 < smaller.mean() < LARGEST_SHARE
         apart = silhouette(points, smaller, seed=case.seed) if small else None
-        yield Clusters(label, rows, smaller, margins(points, smaller), apart)
+        return Clusters(label, rows, smaller, margins(points, smaller), apart)
+
+    return case.by_label(split, at_least=LEAST_PER_LABEL)

@@ -1,6 +1,7 @@
 """The mean, the scatter and the principal directions of some rows of a layer that may be larger than memory."""
 
 import copy
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -122,7 +123,9 @@ class _Centred:
     def some(self) -> "_Centred":
         """Some of them less the mean of all, whatever their order: evenly by the distance from the mean, and the farthest ones."""
         order = torch.cat([torch.linalg.vector_norm(values, dim=1) for values in self.pieces()]).numpy().argsort(kind="stable")
-        places = np.sort(np.union1d(order[::SOME], order[len(order) - round(FARTHEST * len(order)) :]))
+        taken = np.zeros(len(order), bool)
+        taken[order[::SOME]] = taken[order[len(order) - round(FARTHEST * len(order)) :]] = True
+        places = np.flatnonzero(taken)
         chosen = copy.copy(self)
         chosen.rows, chosen.held = self.rows[places], None if self.held is None else self.held[torch.from_numpy(places)]
         return chosen
@@ -134,7 +137,7 @@ class _Centred:
     def subspace(self, width: int, seed: int) -> np.ndarray:
         """An orthonormal basis [D, width] of about the leading directions: a few passes over some of the rows, and a last one over all."""
         # A direction is a row: products with so few rows take a half to a quarter of the time that those with as few columns do.
-        across = torch.from_numpy(np.random.default_rng(seed).standard_normal((width, self.layer.shape[1]), self.kind.type))
+        across = _anywhere(width, self.layer.shape[1], self.kind, seed)
         some = self.some() if len(self.rows) > SOME * ENOUGH * width else self
         for which in (*[some] * (PASSES - 1), self):
             across = torch.linalg.qr(across.T)[0].T.contiguous()
@@ -143,3 +146,9 @@ class _Centred:
                 image += (across @ values.T) @ values
             across = image
         return np.asarray(torch.linalg.qr(across.T)[0].numpy())
+
+
+@functools.lru_cache(maxsize=4)
+def _anywhere(count: int, width: int, kind: np.dtype, seed: int) -> torch.Tensor:
+    """So many directions [count, D] at random, from which all labels start."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((count, width), kind.type))

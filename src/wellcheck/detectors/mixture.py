@@ -6,7 +6,7 @@ once. All starts share the label's total covariance T, and the covariance within
 all (Sherman–Morrison).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,20 +77,21 @@ def mixture(case: Case) -> np.ndarray:
     return scores
 
 
-def find_groups(case: Case, layer: str, whitened: np.ndarray, disagreement: np.ndarray, *, most: int) -> Iterator[tuple[int, list[Group]]]:
+def find_groups(case: Case, layer: str, whitened: np.ndarray, disagreement: np.ndarray, *, most: int) -> list[tuple[int, list[Group]]]:
     """For every label, up to `most` groups that share less than half of their samples: the best one from `disagreement`, then by gain.
 
     whitened: float32 [N, d], the layer; disagreement: float [N], the share of a sample's neighbours in pixels that carry another label.
     """
-    for label, rows in case.members(at_least=LEAST_PER_LABEL):
+
+    def search(label: int, rows: np.ndarray) -> tuple[int, list[Group]]:
         values = whitened[rows].astype(np.float64)
         if not values.any():
-            yield label, []
-            continue
-        rng = np.random.default_rng([case.seed, label])
+            return label, []
         foreign = np.nan_to_num(disagreement[rows]) > DISAGREES
-        split = _search(values, foreign, rng)
-        yield label, [Group(label, layer, rows, *one) for one in _distinct(split, most, first=foreign.any())]
+        split = _search(values, foreign, np.random.default_rng([case.seed, label]))
+        return label, [Group(label, layer, rows, *one) for one in _distinct(split, most, first=foreign.any())]
+
+    return case.by_label(search, at_least=LEAST_PER_LABEL)
 
 
 def whiten(case: Case, layer: str) -> np.ndarray:

@@ -4,7 +4,6 @@ A sample is h = u + e, its label's identity and a variation that is alike in all
 identities than by one is infected.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +38,7 @@ def scan(case: Case) -> np.ndarray:
 
     With fewer than three labels J* means nothing, and every label counts alike. NaN in labels below ten samples.
     """
-    found = list(identities(case))
+    found = identities(case)
     weights = label_weights(np.array([one.likelihood_ratio for one in found]))
     scores = np.full(len(case.labels), np.nan)
     for one, weight in zip(found, weights, strict=True):
@@ -62,23 +61,23 @@ def label_anomaly(ratios: np.ndarray) -> np.ndarray:
     return anomaly
 
 
-def identities(case: Case, layer: str = "penultimate") -> Iterator[Identities]:
+def identities(case: Case, layer: str = "penultimate") -> list[Identities]:
     """The two identities of every label of at least ten samples.
 
     The foreign side is the one where the label's trusted samples are rarer than its own, or without any, the smaller one.
     """
     features = case.layer(layer)
-    every = list(case.members(at_least=LEAST_PER_LABEL))
     reference = case.trusted
     if reference is not None and reference.layer(layer).shape[1] != features.shape[1]:
         raise InputError(f"trusted samples have {reference.layer(layer).shape[1]} values in '{layer}', the others {features.shape[1]}")
     source = case if reference is None else reference
     members = [rows for _, rows in source.members(at_least=2)]
-    if not members or not every:
-        return
+    if not members:
+        return []
     values, axes = np.linalg.eigh(common_variation(source.layer(layer), members))
     whitening = axes / np.sqrt(values) if values[-1] > 0 else np.zeros_like(axes)
-    for label, rows in every:
+
+    def split(label: int, rows: np.ndarray) -> Identities:
         mean = mean_of(features, rows)
         excess = whitening.T @ scatter_of(features, rows, mean) @ whitening
         directions = whitening @ np.linalg.eigh(excess)[1][:, -DIRECTIONS:]
@@ -88,7 +87,9 @@ def identities(case: Case, layer: str = "penultimate") -> Iterator[Identities]:
         if reference is not None and side.any():
             trusted = projected(reference.layer(layer), np.flatnonzero(reference.labels == label), mean, directions[:, ::-1])
             side = side if _leans(trusted, points, side) <= side.mean() else ~side
-        yield Identities(label, rows, side, margins(points, side), _ratio(points, side))
+        return Identities(label, rows, side, margins(points, side), _ratio(points, side))
+
+    return case.by_label(split, at_least=LEAST_PER_LABEL)
 
 
 def common_variation(features: np.ndarray, members: list[np.ndarray]) -> np.ndarray:

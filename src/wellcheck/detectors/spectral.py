@@ -13,6 +13,9 @@ def spectral_signatures(case: Case) -> np.ndarray:
     ship projects on the mean itself.
     """
     layer, scores = case.layer("penultimate"), np.full(len(case.labels), np.nan)
-    for _, rows in case.members(at_least=2):
+
+    def score(_: int, rows: np.ndarray) -> None:
         scores[rows] = (principal(layer, rows, count=1, seed=case.seed).places ** 2).sum(1)
+
+    case.by_label(score, at_least=2)
     return scores

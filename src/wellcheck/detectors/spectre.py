@@ -26,17 +26,20 @@ def spectre(case: Case) -> np.ndarray:
     For each label the number of directions is the one with the largest mean score, as in the paper; a label without spread scores 0.
     """
     features, scores = case.layer("penultimate"), np.full(len(case.labels), np.nan)
-    for label, rows in case.members(at_least=LEAST_PER_LABEL):
+
+    def score(label: int, rows: np.ndarray) -> None:
         most = min(WIDTHS[-1], max(1, len(rows) // 4))  # a covariance needs more samples than directions
         places = principal(features, rows, count=most, seed=case.seed).places.astype(np.float32)
         if not places.size:
             scores[rows] = 0.0
-            continue
+            return
         ordered = np.argsort(places[:, 0], kind="stable")  # so that the order of the samples plays no part in whom the filter sees
         some = places[ordered[np.random.default_rng([case.seed, label]).permutation(len(rows))[:FILTERED_SAMPLES]]]
         widths = sorted({min(width, places.shape[1]) for width in WIDTHS})
         tried = [quantum_entropy(places[:, :width], some[:, :width]) for width in widths]
         scores[rows] = max(tried, key=lambda one: float(one.mean()))
+
+    case.by_label(score, at_least=LEAST_PER_LABEL)
     return scores
 
 
