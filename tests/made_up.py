@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from wellcheck import disparity, label_errors, metrics, robustness, samples
 from wellcheck.artifacts import write_columns, write_csv, write_json
-from wellcheck.params import Params, load_all
+from wellcheck.params import Params, TwoSample, load, load_all
 from wellcheck.report.evidence import Files, gather
 from wellcheck.report.explanations import METHODS
 from wellcheck.report.page import render
@@ -151,7 +151,8 @@ def write_watch(files: Files, test: Samples, case: Case, rng: np.random.Generato
     sized = [{"kind": kind, "epsilon": epsilon, **told} for kind in ("pgd", "gaussian_noise") for epsilon in (0.01, 0.2)]
     natural = {"kind": "natural", "epsilon": None, **told, "success": None, "changed": 0}
     figures: dict[str, Any] = {"level": 0.05, "false_alarm_rate": 0.04, "false_alarm_interval": [0.02, 0.1], "epsilon": 0.2, **rates}
-    figures |= {"attack": "pgd", "trials": 100, "permutations": 199, "queries": 50, "natural": 80, "silent_layers": ["activation_2"]}
+    figures |= {"attack": "pgd", "trials": 100, "permutations": 199, "queries": 50, "natural": 80}
+    figures |= {"watched_layers": ["activation_1", "penultimate"], "silent_layers": ["activation_2"]}
     figures |= {"traffic": [natural, *sized, {"kind": "blur", "epsilon": None, **told}], "mixed": [{"share": 0.5, **told}]}
     figures["per_sample"] = {"auroc": 0.9, "flagged": 0.6, "false_flag_rate": 0.05, "false_flag_interval": [0.01, 0.1], "samples": 80}
     write_json(files.watched, figures)
@@ -374,3 +375,9 @@ def text_of(page: str) -> str:
 def section(page: str, name: str) -> str:
     """One section of the page."""
     return page[page.index(f'<section id="{name}"') :].split("</section>")[0]
+
+
+def twosample(**changes: Any) -> TwoSample:
+    """The committed settings of the two-sample test, for few images."""
+    small = {"samples": 20, "trials": 10, "permutations": 39, "steps": 4, "epsilons": [0.1], "images": None}
+    return load(TwoSample, ROOT / "params.yaml").model_copy(update={**small, **changes})

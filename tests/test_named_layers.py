@@ -36,7 +36,7 @@ def test_activations_are_numbered_in_the_order_they_come(name: str, count: int) 
 def test_names_and_patterns() -> None:
     classifier = network("torchvision/resnet18")
     names = layer_names(classifier, CPU)
-    assert names[0] == "pixels" and names[-2:] == ["penultimate", "confidence"] and len(set(names)) == len(names)
+    assert names[0] == "pixels" and names[-3:] == ["penultimate", "confidence", "alignment"] and len(set(names)) == len(names)
     assert choose_layers(classifier, [".*avgpool", "penultimate"], CPU) == ["trunk.avgpool", "penultimate"]
     assert choose_layers(classifier, ["penultimate", r".*layer4\.\d", "pixels"], CPU) == [
         "pixels",
@@ -45,7 +45,8 @@ def test_names_and_patterns() -> None:
         "penultimate",
     ]
     with pytest.raises(
-        InputError, match=r"'avg' matches none of torchvision/resnet18's layers: pixels, trunk.conv1, .*, penultimate, confidence$"
+        InputError,
+        match=r"'avg' matches none of torchvision/resnet18's layers: pixels, trunk.conv1, .*, penultimate, confidence, alignment$",
     ):
         choose_layers(classifier, ["penultimate", "avg"], CPU)
     with pytest.raises(InputError, match=r"'\(' is no regular expression"):

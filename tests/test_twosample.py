@@ -201,7 +201,7 @@ def test_every_rank_is_what_the_definition_says() -> None:
         # How far the others stand out, each beside the two that are neither it nor this one.
         standing = [kernel(x, np.delete(others, place, 0)) - kernel(x, reference[name]) for place, x in enumerate(others)]
         say = (np.mean(standing) - witness.mean()) / witness.std()
-        total[one] += max(say, LEAST_SAY) * (witness - witness.mean()) / witness.std()
+        total[one] += max(say, LEAST_SAY) ** 2 * (witness - witness.mean()) / witness.std()
     np.testing.assert_allclose(found.witness, (total[:, 0] - total.mean(1)) / total.std(1), atol=1e-3)
     np.testing.assert_array_equal(found.p_value, (total >= total[:, :1]).mean(1))
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_up import twosample
 from scipy.stats import binom
 from workspace import ROOT, run_stage
 
@@ -28,11 +29,6 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def settings(**changes: Any) -> TwoSample:
-    small = {"samples": 20, "trials": 10, "permutations": 39, "steps": 4, "epsilons": [0.1], "images": None}
-    return params.load(TwoSample, ROOT / "params.yaml").model_copy(update={**small, **changes})
-
-
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
     """An untrained one that answers every class about as often."""
@@ -50,7 +46,7 @@ def noise(count: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("name", [PGD, NOISE, "pgd_linf", "fgsm", "feature_matching", *traffic.SHIFTS])
 def test_traffic_stays_in_range_and_is_the_same_every_time(classifier: Classifier, name: str) -> None:
     images, kind = noise(12), Kind(name, None if name in traffic.SHIFTS else 0.1)
-    changed, again = (traffic.make(kind, classifier, images, settings(), CPU) for _ in range(2))
+    changed, again = (traffic.make(kind, classifier, images, twosample(), CPU) for _ in range(2))
     assert changed.dtype == np.float32 and changed.shape == images.shape and changed.min() >= 0 and changed.max() <= 1
     np.testing.assert_array_equal(changed, again)
     moved = np.abs(changed - images / 255)
@@ -72,12 +68,12 @@ def test_shifts_by_hand() -> None:
 
 
 def test_every_kind_is_made_at_every_size() -> None:
-    found = [kind.told for kind in traffic.kinds(settings(epsilons=[0.2, 0.1], attacks=["fgsm"], shifts=["blur"]))]
+    found = [kind.told for kind in traffic.kinds(twosample(epsilons=[0.2, 0.1], attacks=["fgsm"], shifts=["blur"]))]
     assert found == ["pgd/0.1", "pgd/0.2", "fgsm/0.1", "fgsm/0.2", "gaussian_noise/0.1", "gaussian_noise/0.2", "blur"]
 
 
 def test_pgd_that_takes_all_steps_goes_further_than_what_stops(classifier: Classifier) -> None:
-    images, chosen = noise(30), settings(steps=20)
+    images, chosen = noise(30), twosample(steps=20)
     labels = torch.from_numpy(classifier(torch.from_numpy(images)).argmax(1).numpy())
     losses = []
     for name in (PGD, "pgd_linf"):
@@ -109,7 +105,7 @@ def watched(**changes: Any) -> tuple[Watch, Callable[[float], Captured]]:
     values = rng.standard_normal((300, 6)).astype(np.float32)
     natural = Captured({"a": values, "b": values @ rng.standard_normal((6, 4)).astype(np.float32)}, labels)
     none: Any = None
-    watch = Watch(none, settings(**changes), CPU, ["a", "b"], [], {}, np.arange(300), natural)
+    watch = Watch(none, twosample(**changes), CPU, ["a", "b"], [], {}, None, np.arange(300), natural)
     return watch, lambda by: Captured({name: one + np.float32(by) for name, one in natural.layers.items()}, labels)
 
 
@@ -150,20 +146,20 @@ def test_changed_inputs_are_suspected_and_natural_ones_at_the_level() -> None:
 )
 def test_what_cannot_be_watched(classifier: Classifier, count: int, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
-        Watch.over(classifier, noise(count), settings(**changes), CPU)
+        Watch.over(classifier, noise(count), twosample(**changes), CPU)
 
 
 def test_layers_that_never_move_are_left_out(classifier: Classifier) -> None:
     blank = np.zeros((30, 1, 16, 16), np.uint8)
     with pytest.raises(InputError, match="penultimate: the same for all natural inputs"):
-        Watch.over(classifier, blank, settings(layers=["penultimate"]), CPU)
+        Watch.over(classifier, blank, twosample(layers=["penultimate"]), CPU)
     images = noise(30)
     images[:, :, 0] = 7
     dead = build(ModelDescription("two_conv_cnn", ("a", "b", "c"), (1, 16, 16)), seed=0).eval()
     with torch.no_grad():
         for parameter in list(dead.network.body.parameters())[2:4]:
             parameter.fill_(-1.0)  # the second convolution, behind which nothing is lit
-    watch = Watch.over(dead, images, settings(layers=["activation_.*"]), CPU)
+    watch = Watch.over(dead, images, twosample(layers=["activation_.*"]), CPU)
     assert watch.layers == ["activation_1"] and watch.silent == ["activation_2", "activation_3"]
 
 
@@ -207,8 +203,9 @@ def test_the_stage_tells_of_every_kind_of_traffic_and_gives_the_same_bytes_twice
     assert [one["share"] for one in figures["mixed"]] == [0.5, 1.0] and figures["per_sample"]["samples"] == 48
     assert len(listed) == 7 and [one["witness"] for one in listed] == sorted((one["witness"] for one in listed), reverse=True)
     assert {column.removesuffix("_x") for column in table if column.endswith("_x")} == {
-        "input", "activation_1", "activation_2", "activation_3", "penultimate", "confidence", "one_answer",
+        "input", "activation_1", "activation_2", "activation_3", "penultimate", "one_answer",
     }  # fmt: skip
+    assert figures["watched_layers"] == ["activation_1", "activation_2", "activation_3", "penultimate", "confidence", "alignment"]
     assert table["attacked"].sum() == 48 and np.isnan(table["one_answer_x"]).any()
     kept = read_tensors(folder / "i.safetensors")
     assert kept["suspicious"].shape == kept["natural"].shape == (7, 1, 16, 16)
@@ -274,7 +271,7 @@ def test_what_whitens_is_neither_query_nor_reference(classifier: Classifier, mon
 
     monkeypatch.setattr(Norm, "of", spied)
     images = noise(60)
-    watch = Watch.over(classifier, images, settings(layers=["penultimate"]), CPU)
+    watch = Watch.over(classifier, images, twosample(layers=["penultimate"]), CPU)
     (fitted,) = given
     whole = capture_layers(classifier, images, ["penultimate"], pooling="pooled", device=CPU, title="t").layers["penultimate"]
     taken = {row.tobytes() for row in fitted}
@@ -286,13 +283,13 @@ def test_a_layer_that_gives_no_numbers_is_named(classifier: Classifier) -> None:
     with torch.no_grad():
         next(broken.parameters())[0] = torch.nan
     with pytest.raises(InputError, match=r"^layer activation_1: what it makes of 30 images is no number, the first is image 0$"):
-        Watch.over(broken, noise(30), settings(layers=["pixels", "activation_1"]), CPU)
+        Watch.over(broken, noise(30), twosample(layers=["pixels", "activation_1"]), CPU)
 
 
 def test_what_does_not_fit_in_memory_is_refused_before_anything_is_done(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     with pytest.raises(InputError, match=r"2 layers of 30 images need 0.0 GiB of memory, and this machine has 0.0: lower twosample.images"):
-        Watch.over(classifier, noise(30), settings(layers=["pixels", "penultimate"]), CPU)
+        Watch.over(classifier, noise(30), twosample(layers=["pixels", "penultimate"]), CPU)
 
 
 def test_an_answer_too_rare_for_a_map_has_none(folder: Path) -> None:
@@ -303,7 +300,7 @@ def test_an_answer_too_rare_for_a_map_has_none(folder: Path) -> None:
         weights = torch.nn.functional.normalize(features - features.mean(0)) * 100
         many.network.head.get_parameter("weight").copy_(weights)
         many.network.head.get_parameter("bias").copy_(-weights @ features.mean(0))
-    chosen = settings(layers=["penultimate"], attacks=[], shifts=[], epsilons=[0.05], shares=[0.01, 0.02, 0.5], features="plain")
+    chosen = twosample(layers=["penultimate"], attacks=[], shifts=[], epsilons=[0.05], shares=[0.01, 0.02, 0.5], features="plain")
     few = Samples(np.arange(20), noise(20, seed=2), np.zeros(20, int), Description(names, "noise"))
     found = Survey.of(many, few, chosen, 0.95, CPU)
     table = found.maps(params.load(params.Project, folder / "params.yaml"))

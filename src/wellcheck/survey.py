@@ -9,7 +9,7 @@ import torch
 
 from wellcheck import projections, traffic
 from wellcheck.artifacts import Columns
-from wellcheck.embeddings.named_layers import Captured
+from wellcheck.embeddings.named_layers import OF_ANSWERS, Captured
 from wellcheck.models import Classifier
 from wellcheck.params import Project, TwoSample
 from wellcheck.samples import Samples, in_turns
@@ -120,6 +120,7 @@ class Survey:
             "traffic": [*self.rows, *more],
             "mixed": self.mixed,
             "per_sample": self.scored.figures(settings.level, confidence),
+            "watched_layers": self.watch.layers,
             "silent_layers": self.watch.silent,
             "trials": settings.trials,
             "permutations": settings.permutations,
@@ -164,8 +165,12 @@ class Survey:
         return {"suspicious": came, "natural": beside}
 
     def maps(self, project: Project) -> Columns:
-        """t-SNE of the images themselves and of six layers, natural and attacked, and of the last layer for the most frequent answer."""
+        """t-SNE of the images themselves and of six layers, natural and attacked, and of the last layer for the most frequent answer.
+
+        Where the network itself has none that is watched, of the images alone.
+        """
         count, watch = min(MAPPED, len(self.asked)), self.watch
+        names = [name for name in watch.layers if name not in OF_ANSWERS]
         both = watch.natural.joined(self.attacked)
         taken = np.concatenate([np.arange(count), len(self.asked) + np.arange(count)])
         columns = {
@@ -174,15 +179,15 @@ class Survey:
             "answer": both.labels[taken],
         }
         inputs = np.concatenate([self.asked.images[:count].astype(np.float32) / 255, self.images[:count]]).reshape(2 * count, -1)
-        places = np.unique(np.linspace(0, len(watch.layers) - 1, MAPPED_LAYERS).round().astype(int))
-        layers = {watch.layers[place]: both.layers[watch.layers[place]][taken] for place in places}
+        places = np.linspace(0, len(names) - 1, min(MAPPED_LAYERS, len(names))).round().astype(int)
+        layers = {names[place]: both.layers[names[place]][taken] for place in places}
         for name, values in {"input": inputs, **layers}.items():
             columns[f"{name}_x"], columns[f"{name}_y"] = _tsne(values, project).T
         answers, times = np.unique(columns["answer"], return_counts=True)
         alike = columns["answer"] == answers[times.argmax()]
         points = np.full((2 * count, 2), np.nan, np.float32)
-        if alike.sum() >= LEAST_MAPPED:
-            points[alike] = _tsne(both.layers[watch.layers[-1]][taken[alike]], project)
+        if alike.sum() >= LEAST_MAPPED and names:
+            points[alike] = _tsne(both.layers[names[-1]][taken[alike]], project)
         columns["one_answer_x"], columns["one_answer_y"] = points.T
         return columns
 

@@ -286,8 +286,9 @@ def ranked(queries: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray
     for name, asked in queries.items():
         witness, others = _witness(name, asked, reference[name], calibration[name])
         middle, spread = witness.mean(0), witness.std(0).clip(TINY)
-        # A layer has a say as far as the others stand out in it. Who is scored has none in that: not even as what the others resemble.
-        total = total + np.maximum((others - middle) / spread, LEAST_SAY) * (witness - middle) / spread
+        # A layer has a say as far as the others stand out in it: by the square, or many that tell little outvote the one that tells much.
+        # Who is scored has none in that: not even as what the others resemble.
+        total = total + np.maximum((others - middle) / spread, LEAST_SAY) ** 2 * (witness - middle) / spread
     total = (total - total.mean(0)) / total.std(0).clip(TINY)  # whatever batch it was, and whoever else was in it
     return Suspicion(total[0], (total >= total[0] - TIE).mean(0))
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from wellcheck.embeddings.named_layers import Captured, capture_layers, choose_layers, layer_widths
+from wellcheck.embeddings.alignment import Spectrum
+from wellcheck.embeddings.named_layers import ALIGNMENT, Captured, capture_layers, choose_layers, layer_widths
 from wellcheck.errors import InputError
 from wellcheck.metrics import Interval, proportion_interval, ranking
 from wellcheck.models import Classifier
@@ -19,7 +20,7 @@ from wellcheck.twosample import compare, distances, matched, memberships, ranked
 LEAST = 10  # test images
 LEAST_REFERENCE = 2  # natural inputs to compare queries with
 BYTES = 6  # of an activation: as it is captured, and as it is compared
-NORM_SHARE = 0.2  # of the test images, by which activations are whitened; the others are reference and queries by turns
+NORM_SHARE = 0.2  # of the test images, which say what is usual; the others are reference and queries by turns
 SHRINKAGE = 0.1  # of a covariance towards a multiple of the identity
 WIDEST = 1024  # of a layer that is whitened: of wider ones each value is scaled by itself
 TINY = 1e-12
@@ -65,6 +66,7 @@ class Watch:
     layers: list[str]
     silent: list[str]  # layers left out: natural inputs do not move them
     norms: Mapping[str, Norm]  # by layer; none where activations are taken as they are
+    spectrum: Spectrum | None  # of natural images; None where no layer asks for it
     rows: np.ndarray  # int64 [n], of the images: those that are queries and reference by turns
     natural: Captured  # these
 
@@ -78,23 +80,27 @@ class Watch:
             raise InputError(f"twosample: at least {LEAST} natural images are needed, found {len(images)}")
         names = choose_layers(classifier, settings.layers, device)
         _fits(layer_widths(classifier, names, settings.pooling, device), len(images))
-        whole = capture_layers(classifier, images, names, pooling=settings.pooling, device=device, title="layers of natural inputs")
         order = np.random.default_rng([settings.seed, *b"norm"]).permutation(len(images))
         usual, rows = np.split(order, [round(NORM_SHARE * len(order))])
+        spectrum = Spectrum.of(images[usual], device) if ALIGNMENT in names else None
+        title = "layers of natural inputs"
+        whole = capture_layers(classifier, images, names, pooling=settings.pooling, device=device, title=title, spectrum=spectrum)
         silent = [name for name in names if (whole.layers[name][rows] == whole.layers[name][rows[0]]).all()]
         heard = [name for name in names if name not in silent]
         if not heard:
             raise InputError(f"twosample.layers: {', '.join(silent)}: the same for all natural inputs, so nothing can be told by it")
         classes = len(classifier.description.class_names)
-        fitted = heard if settings.features == "whitened" else []
+        # Whether an image lies along a gradient is in units of chance, and has nothing to do with the class.
+        fitted = [name for name in heard if name != ALIGNMENT] if settings.features == "whitened" else []
         norms = {name: Norm.of(whole.layers[name][usual], whole.labels[usual], classes) for name in fitted}
         rows = np.sort(rows)
         natural = {name: _normed(norms, name, whole.layers[name][rows], whole.labels[rows]) for name in heard}
-        return cls(classifier, settings, device, heard, silent, norms, rows, Captured(natural, whole.labels[rows]))
+        return cls(classifier, settings, device, heard, silent, norms, spectrum, rows, Captured(natural, whole.labels[rows]))
 
     def see(self, images: np.ndarray, title: str) -> Captured:
         """What the layers make of queries, uint8 [n, C, H, W] or float32 in [0, 1], as they are compared."""
-        found = capture_layers(self.classifier, images, self.layers, pooling=self.settings.pooling, device=self.device, title=title)
+        pooling, spectrum = self.settings.pooling, self.spectrum
+        found = capture_layers(self.classifier, images, self.layers, pooling=pooling, device=self.device, title=title, spectrum=spectrum)
         return Captured({name: _normed(self.norms, name, values, found.labels) for name, values in found.layers.items()}, found.labels)
 
     def changed_answers(self, other: Captured) -> float:

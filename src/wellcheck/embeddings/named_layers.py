@@ -13,16 +13,19 @@ import torch
 from torch import nn
 
 from wellcheck.embeddings import creating
+from wellcheck.embeddings.alignment import WIDTH, Spectrum
 from wellcheck.embeddings.capture import HALF_RANGE
 from wellcheck.errors import InputError
-from wellcheck.gradients import together
+from wellcheck.gradients import as_pixels, together
 from wellcheck.models import Classifier
 from wellcheck.progress import progress
 
 Pooling = Literal["pooled", "flattened"]
 
 BATCH = 512
-PIXELS, PENULTIMATE, CONFIDENCE, NUMBERED = "pixels", "penultimate", "confidence", "activation_"
+PIXELS, PENULTIMATE, NUMBERED = "pixels", "penultimate", "activation_"
+CONFIDENCE, ALIGNMENT = "confidence", "alignment"
+OF_ANSWERS = (CONFIDENCE, ALIGNMENT)  # are told of the answer, and are not made on the way to it
 # What is numbered: in a ResNet-18 the 17 activations of its stem and of both halves of its blocks, as article A2 counts layers.
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Sigmoid)
 
@@ -41,11 +44,12 @@ class Captured:
 
 
 def layer_names(classifier: Classifier, device: torch.device) -> list[str]:
-    """Every layer there is: `pixels`, modules of the body by their names, `activation_1` …, `penultimate`, `confidence`.
+    """Every layer there is: `pixels`, modules of the body by their names, `activation_1` …, `penultimate`, `confidence`, `alignment`.
 
-    In the order of the network. The last is how sure the answer is: the probabilities of all classes, the largest first, whatever class.
+    In the order of the network. `confidence` is how sure the answer is: the probabilities of all classes, the largest first, whatever class
+    that is. `alignment` is whether the image lies along the answer's gradient: two numbers, see `Spectrum.alignment`.
     """
-    return list(_shapes(classifier, device))
+    return [*_shapes(classifier, device), ALIGNMENT]
 
 
 def choose_layers(classifier: Classifier, patterns: Sequence[str], device: torch.device) -> list[str]:
@@ -74,12 +78,16 @@ def capture_layers(
     device: torch.device,
     title: str,
     target: Path | None = None,
+    spectrum: Spectrum | None = None,
 ) -> Captured:
     """The layers (of `choose_layers`) of images uint8 [N, C, H, W], or float32 in [0, 1], and the answers, in one pass.
 
     `pooled` is the mean of every channel over the image, or of a transformer's tokens; `flattened` keeps all values. With `target` they go
-    into an embeddings file, memory-mapped, whatever their size. Values beyond the half range are clipped to it.
+    into an embeddings file, memory-mapped, whatever their size. Values beyond the half range are clipped to it. Raises InputError for
+    values that are no numbers, and where `alignment` is asked for without the spectrum of natural images.
     """
+    if ALIGNMENT in layers and spectrum is None:
+        raise InputError(f"layer {ALIGNMENT}: what is usual in natural images must be known, and no spectrum of them was given")
     widths = layer_widths(classifier, layers, pooling, device)
     with (
         _arrays({name: (len(images), width) for name, width in widths.items()}, target) as arrays,
@@ -90,6 +98,8 @@ def capture_layers(
         for start in range(0, len(images), size):
             rows = slice(start, start + size)
             values, logits = _seen(classifier, torch.from_numpy(images[rows]).to(device), layers)
+            if spectrum and ALIGNMENT in layers:
+                values[ALIGNMENT] = spectrum.alignment(classifier, as_pixels(images[rows], device))
             answers[rows] = logits.argmax(1).cpu().numpy()
             for name in layers:
                 flat = _flat(values[name], pooling)
@@ -104,7 +114,7 @@ def capture_layers(
 
 def layer_widths(classifier: Classifier, layers: Sequence[str], pooling: Pooling, device: torch.device) -> dict[str, int]:
     """How many values of one image each of the layers (of `choose_layers`) keeps."""
-    shapes = _shapes(classifier, device)
+    shapes = _shapes(classifier, device) | {ALIGNMENT: (WIDTH,)}
     return {name: _width(shapes[name], pooling) for name in layers}
 
 

@@ -41,7 +41,7 @@ def watch(evidence: Evidence, experiment: Experiment | None, *, most: int) -> di
         **{key: found[key] for key in ("level", "false_alarm_rate", "false_alarm_interval", "combined", "epsilon", "trials", "queries")},
         "per_sample": found["per_sample"],
         "charts": list(_charts(curves, found["mixed"])),
-        "layers": _layers(curves),
+        "layers": _layers(found["watched_layers"], curves),
         "article": _by_layer(experiment),
         "epsilons": [one["epsilon"] for one in curves["pgd"]],
         "traffic": [{**one, "name": KINDS[one["kind"]]} for one in found["traffic"]],
@@ -72,9 +72,8 @@ def _charts(curves: Mapping[str, list[dict[str, Any]]], mixed: list[dict[str, An
     yield line_chart([line], title="Alarms in mixed traffic", x_label=share, y_label=alarms, y_range=(0, 1), marks=True)
 
 
-def _layers(curves: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Per layer how often natural inputs and PGD at every size raise an alarm."""
-    names = list(curves["natural"][0]["layers"])
+def _layers(names: list[str], curves: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Per layer, in the order of the network, how often natural inputs and PGD at every size raise an alarm."""
     shown = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, MOST_LAYERS).round().astype(int))]
     columns = [*curves["natural"], *curves["pgd"]]
     rows = [{"name": name, "rates": [one["layers"][name] for one in columns]} for name in shown]

@@ -1,0 +1,89 @@
+"""Whether an image lies along the model's own gradient: that is where an attack moves it, and nature has no reason to.
+
+An attack adds a part of the gradient, too faint to be seen beside the picture. But nearly all of the picture is of low frequency, and the
+gradient is not: where natural images hardly vary a faint pattern is loud. So both are divided by what is usual at every frequency, as a
+matched filter does that looks for a known signal in coloured noise (Turin 1960, IRE Transactions on Information Theory 6), and their cosine
+is taken. That attacks hide a message as steganography does, and are to be looked for where they would hide it, is the idea of Liu et al.
+2019 (CVPR, arXiv 1806.09186); their detector is taught with attacked images, this one has seen none.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from wellcheck.gradients import answers, as_pixels, by_image
+from wellcheck.models import Classifier
+
+ROUNDED = 1 / (12 * 255**2)  # the variance of a pixel's rounding to 8 bits: no frequency has less
+BLUR, BLUR_SIDE = 0.8, 5  # pixels: the standard deviation, and what is averaged
+WIDTH = 2  # of the layer: at the image as it is, and blurred
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """How natural images vary, frequency by frequency."""
+
+    mean: torch.Tensor  # float32 [C, 1, 1], of their pixels
+    window: torch.Tensor  # float32 [h, w]: towards the edges less counts, or the jump from one to the opposite were of all frequencies
+    whitening: torch.Tensor  # complex64 [h, w, C, C]: what makes of natural images noise of variance one
+
+    @classmethod
+    def of(cls, images: np.ndarray, device: torch.device) -> "Spectrum":
+        """Of natural images uint8, or float32 in [0, 1], [N, C, H, W]."""
+        pixels = as_pixels(images, device)
+        height, width = pixels.shape[2:]
+        # The root of Hann's window: the window itself would leave less of the image to be seen.
+        window = torch.outer(*(torch.hann_window(side + 2, periodic=False, device=device)[1:-1].sqrt() for side in (height, width)))
+        mean = pixels.mean((0, 2, 3))[:, None, None]
+        seen = torch.fft.fft2((pixels - mean) * window, norm="ortho").to(torch.complex128)
+        power = torch.einsum("nchw,ndhw->hwcd", seen, seen.conj()) / len(pixels)
+        least = ROUNDED * window.square().mean().double() * torch.eye(len(mean), device=device)
+        whitening = torch.linalg.inv(torch.linalg.cholesky(power + least))
+        return cls(mean, window, whitening.to(torch.complex64))
+
+    def alignment(self, classifier: Classifier, pixels: torch.Tensor) -> torch.Tensor:
+        """How far images float [n, C, H, W] in [0, 1] lie along the gradient of their answer, float32 [n, 2]; 0 where there is no gradient.
+
+        First along the gradient at the image as it is; then along that at the image blurred, of the same answer: it is more like the one
+        that a large attack set out with. Each is the cosine with the image, both whitened, in units of what chance would give (one over the
+        root of all values), as its signed logarithm: of natural images within about −2 and 2. The classifier is in evaluation mode. Raises
+        InputError where a gradient is no number.
+        """
+        with torch.no_grad():
+            answer = classifier(pixels).argmax(1, keepdim=True)
+        image = self._whitened(pixels - self.mean)
+        places = (pixels, gaussian_blur(pixels, [BLUR_SIDE, BLUR_SIDE], [BLUR, BLUR]))
+        return torch.stack([_signed_log(_cosine(self._whitened(_towards(classifier, at, answer)), image)) for at in places], 1)
+
+    def _whitened(self, maps: torch.Tensor) -> torch.Tensor:
+        """Maps float [n, C, H, W] at every frequency, divided by what is usual there; complex64 [n, H·W·C]."""
+        seen = torch.fft.fft2(maps * self.window, norm="ortho")
+        return torch.einsum("hwcd,ndhw->nhwc", self.whitening, seen).flatten(1)
+
+
+def _towards(classifier: Classifier, pixels: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+    """The direction [n, C, H, W] in which the answer int64 [n, 1] becomes more likely, its largest value 1; 0 where there is none.
+
+    By the log odds, whose gradient has the direction of the log probability's, and no rounding where that is nearly one.
+    """
+    asked = pixels.clone().requires_grad_()
+    logits = answers(classifier, asked)
+    if logits.shape[1] < 2:
+        return torch.zeros_like(pixels)
+    others = logits.scatter(1, answer, -torch.inf).logsumexp(1)
+    gradient = by_image(logits.gather(1, answer)[:, 0] - others, asked)
+    return gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
+
+
+def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Of complex rows [n, D], times √D: about a standard normal where they have nothing to do with each other; float32 [n]."""
+    lengths = torch.linalg.vector_norm(one, dim=1) * torch.linalg.vector_norm(other, dim=1)
+    found: torch.Tensor = torch.linalg.vecdot(one, other).real * one.shape[1] ** 0.5 / lengths.clamp_min(TINY)
+    return found
+
+
+def _signed_log(values: torch.Tensor) -> torch.Tensor:
+    return torch.copysign(values.abs().log1p(), values)
