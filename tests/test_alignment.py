@@ -91,6 +91,20 @@ def test_attacked_images_lie_along_it_and_noisy_ones_do_not(channels: int) -> No
     assert noise_beyond.max() < 0.3
 
 
+def test_an_attacker_who_knows_of_it_hides_in_low_frequencies() -> None:
+    weights = natural(2, seed=4).astype(np.float32) / 255 + np.random.default_rng(1).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    spectrum, images = Spectrum.of(natural(400, seed=2), CPU), natural(400, seed=3)
+    found = {
+        name: chances(
+            spectrum.alignment(linear(weights), torch.from_numpy(traffic.make(Kind(name, 0.05), linear(weights), images, twosample(), CPU)))
+        )
+        for name in ("fgsm", "low_frequency")
+    }
+    usual = chances(spectrum.alignment(linear(weights), torch.from_numpy(images).float() / 255))
+    assert found["fgsm"] > 3 * usual
+    assert found["low_frequency"] < 1.5 * usual
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e4, 1e12])
 def test_how_sure_the_model_is_makes_no_difference(scale: float) -> None:
     weights = np.random.default_rng(1).standard_normal((4, 3, 16, 16)).astype(np.float32)

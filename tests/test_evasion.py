@@ -32,7 +32,7 @@ from wellcheck.samples import Description, Samples
 
 CPU = torch.device("cpu")
 BUDGET = Budget(steps=6, restarts=2, queries=40)
-SEARCHES: tuple[AttackName, ...] = ("pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble", "feature_matching")
+SEARCHES: tuple[AttackName, ...] = ("pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble", "feature_matching", "low_frequency")
 CONTROLS: tuple[AttackName, ...] = ("noise_linf", "noise_l2")
 GOALS: tuple[GoalName, ...] = get_args(GoalName)
 SIZES = {LINF: (0.02, 0.08, 0.3), L2: (0.3, 1.2, 4.0)}

@@ -190,7 +190,7 @@ def test_the_stage_tells_of_every_kind_of_traffic_and_gives_the_same_bytes_twice
     before = {name: (folder / name).read_bytes() for name in names}
     figures, listed, table = read_json(folder / "f.json"), read_json(folder / "l.json")["inputs"], read_columns(folder / "m.parquet")
     kinds = [(one["kind"], one["epsilon"]) for one in figures["traffic"]]
-    attacks = (PGD, "pgd_linf", "fgsm", "max_normed", "feature_matching", NOISE)
+    attacks = (PGD, "pgd_linf", "fgsm", "max_normed", "feature_matching", "low_frequency", NOISE)
     sized = [(name, epsilon) for name in attacks for epsilon in (0.05, 0.2)]
     assert kinds == [("natural", None), *sized, *((name, None) for name in traffic.SHIFTS), ("trigger", None)]
     (attacked,) = [one for one in figures["traffic"] if (one["kind"], one["epsilon"]) == (PGD, 0.2)]

@@ -30,7 +30,8 @@ DetectorName = Literal[
     "loss_ranking", "mixture", "trigger_inversion", "strip", "agpd", "beatrix",
 ]  # fmt: skip
 AttackName = Literal[
-    "fgsm", "max_normed", "pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble", "feature_matching", "noise_linf", "noise_l2",
+    "fgsm", "max_normed", "pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square", "ensemble", "feature_matching", "low_frequency",
+    "noise_linf", "noise_l2",
 ]  # fmt: skip
 L2_ATTACKS: frozenset[AttackName] = frozenset({"pgd_l2", "noise_l2"})  # epsilon is the length of the whole change
 ShiftName = Literal["blur", "brightness", "rotation"]

@@ -13,6 +13,7 @@ from wellcheck.evasion.ensemble import ensemble
 from wellcheck.evasion.feature_matching import feature_matching
 from wellcheck.evasion.fgsm import fgsm
 from wellcheck.evasion.goals import set_task
+from wellcheck.evasion.low_frequency import low_frequency
 from wellcheck.evasion.max_normed import max_normed
 from wellcheck.evasion.noise import noise_l2, noise_linf
 from wellcheck.evasion.norms import L2, LINF, Norm
@@ -44,6 +45,7 @@ ATTACKS: dict[AttackName, Attack] = {
     "square": Attack(square, LINF),
     "ensemble": Attack(ensemble, LINF),
     "feature_matching": Attack(feature_matching, LINF),
+    "low_frequency": Attack(low_frequency, LINF),
     "noise_linf": Attack(noise_linf, LINF),
     "noise_l2": Attack(noise_l2, L2),
 }

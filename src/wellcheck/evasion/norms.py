@@ -28,7 +28,7 @@ class Norm(Protocol):
         """One of exactly this size in a random direction, for every image of `like`."""
 
 
-class _Linf:
+class Linf:
     """The largest change of any pixel."""
 
     def size(self, perturbation: torch.Tensor) -> torch.Tensor:
@@ -77,5 +77,5 @@ class _L2:
         return epsilon * self.steepest(torch.randn(like.shape, generator=generator).to(like.device))
 
 
-LINF: Norm = _Linf()
+LINF: Norm = Linf()
 L2: Norm = _L2()

@@ -24,6 +24,7 @@ WORDS = {
     "square": "Square",
     "ensemble": "ensemble",
     "feature_matching": "feature matching",
+    "low_frequency": "PGD, low frequencies (L∞)",
     "noise_linf": "noise (L∞)",
     "noise_l2": "noise (L2)",
 }
