@@ -145,14 +145,14 @@ def write_evasion(files: Files, test: Samples, classes: int, rng: np.random.Gene
 
 
 def write_watch(files: Files, test: Samples, case: Case, rng: np.random.Generator) -> None:
-    """What watching traffic leaves: two layers, two sizes of two kinds of traffic, five suspicious inputs, maps of twenty."""
-    rates = {"layers": {"activation_1": 0.1, "penultimate": 0.9}, "combined": 0.8, "combined_interval": [0.7, 0.9]}
+    """What watching traffic leaves: three layers, two sizes of two kinds of traffic, five suspicious inputs, maps of twenty."""
+    rates = {"layers": {"activation_1": 0.1, "penultimate": 0.9, "alignment": 0.61}, "combined": 0.8, "combined_interval": [0.7, 0.9]}
     told = {"queries": 50, "changed": 50, "success": 0.4, "reference": 48.2, "not_compared": 0.0, **rates}
     sized = [{"kind": kind, "epsilon": epsilon, **told} for kind in ("pgd", "gaussian_noise") for epsilon in (0.01, 0.2)]
     natural = {"kind": "natural", "epsilon": None, **told, "success": None, "changed": 0}
     figures: dict[str, Any] = {"level": 0.05, "false_alarm_rate": 0.04, "false_alarm_interval": [0.02, 0.1], "epsilon": 0.2, **rates}
     figures |= {"attack": "pgd", "trials": 100, "permutations": 199, "queries": 50, "natural": 80}
-    figures |= {"watched_layers": ["activation_1", "penultimate"], "silent_layers": ["activation_2"]}
+    figures |= {"watched_layers": ["penultimate", "activation_1", "alignment"], "silent_layers": ["activation_2"]}
     figures |= {"traffic": [natural, *sized, {"kind": "blur", "epsilon": None, **told}], "mixed": [{"share": 0.5, **told}]}
     figures["per_sample"] = {"auroc": 0.9, "flagged": 0.6, "false_flag_rate": 0.05, "false_flag_interval": [0.01, 0.1], "samples": 80}
     write_json(files.watched, figures)

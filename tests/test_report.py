@@ -17,7 +17,7 @@ from made_up import HOSTILE, PROVENANCE, ROOT, Case, make_files, page_of, settin
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from wellcheck import metrics, samples
-from wellcheck.artifacts import write_json
+from wellcheck.artifacts import read_json, write_json
 from wellcheck.experiments import read as read_experiment
 from wellcheck.report.charts import Line, line_chart, ticks
 from wellcheck.report.evidence import gather, images
@@ -135,6 +135,20 @@ def test_the_articles_rates_stand_beside_ours_layer_by_layer(tmp_path: Path) -> 
     assert row.endswith("<td>3\u202f%</td></tr>")
     (row,) = re.findall(r"<tr><td class=\"text name\">penultimate</td>.*?</tr>", page)
     assert row.endswith("<td>–</td></tr>")
+
+
+def test_layers_stand_in_the_order_in_which_they_are_watched_and_alignment_has_a_column_of_its_own(tmp_path: Path) -> None:
+    files = make_files(tmp_path, Case())
+    page = render(gather(files), settings(), PROVENANCE, None)
+    assert re.findall(r"<td class=\"text name\">([a-z_0-9]+)</td>", page[page.index("Layer by layer") :])[:3] == [
+        "penultimate",
+        "activation_1",
+        "alignment",
+    ]
+    assert "<th>by alignment alone</th>" in page and "<td>61\u202f%</td>" in page
+    figures = read_json(files.watched)
+    write_json(files.watched, figures | {"watched_layers": ["penultimate"]})
+    assert "by alignment alone" not in render(gather(files), settings(), PROVENANCE, None)
 
 
 def test_images_come_in_the_order_asked_for(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ KINDS = WORDS | {
     "rotation": "natural, turned",
     "trigger": "natural with the trigger, on the poisoned model",
 }
+ALIGNMENT = "alignment"  # the layer, as in embeddings.named_layers, which takes seconds to import
 MOST_LAYERS = 24  # rows of the table, evenly spread over the network
 BY_LAYER = re.compile(r"adversarial_detection\.by_epsilon\.(?P<epsilon>[0-9.e-]+)\.layers\.(?P<layer>.+)")
 MAPS = {"input": "the images themselves", "one_answer": "the last layer, of the most frequent answer alone"}
@@ -42,6 +43,7 @@ def watch(evidence: Evidence, experiment: Experiment | None, *, most: int) -> di
         "per_sample": found["per_sample"],
         "charts": list(_charts(curves, found["mixed"])),
         "layers": _layers(found["watched_layers"], curves),
+        "aligned": ALIGNMENT in found["watched_layers"],
         "article": _by_layer(experiment),
         "epsilons": [one["epsilon"] for one in curves["pgd"]],
         "traffic": [{**one, "name": KINDS[one["kind"]]} for one in found["traffic"]],
