@@ -56,7 +56,8 @@ def test_totals_are_over_the_cells_whose_backdoor_works(folder: Path) -> None:
     assert "| average TPR | ≥ 98 % | 75.00 % | 100.00 % | 50.00 % |" in page
     assert "| average FPR | ≤ 0.05 % | 0.100 % | 0.000 % | 0.200 % |" in page
     assert "| right target named, and no other label | ≥ 95 % | 1 of 2 (50.0 %) | 1 of 1 (100.0 %) | 0 of 1 (0.0 %) |" in page
-    assert "above the perfect filter's: largest | ≤ 2 points | 40.0 points | 0.0 points | 40.0 points |" in page
+    assert "above the perfect filter's: average | ≤ 2 points | 20.0 points | 0.0 points | 40.0 points |" in page
+    assert "| … largest | ≤ 2 points | 40.0 points | 0.0 points | 40.0 points |" in page
     assert "below the perfect filter's: average | ≤ 0.5 points | 1.00 points | 0.00 points | 2.00 points |" in page
 
 
