@@ -226,7 +226,10 @@ def test_references_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> No
 @given(count=st.integers(12, 60), width=st.integers(1, 10), seed=st.integers(0, 1000))
 def test_two_means_are_as_good_as_scikit_learns(count: int, width: int, seed: int) -> None:
     points = np.random.default_rng(seed).standard_normal((count, width))
+    before = points.copy()
     smaller = two_means(points, seed=0)
+    np.testing.assert_array_equal(two_means(np.asfortranarray(points), seed=0), smaller)
+    np.testing.assert_array_equal(points, before)
     inertia = sum(((points[side] - points[side].mean(0)) ** 2).sum() for side in (smaller, ~smaller))
     assert 0 < smaller.sum() <= count / 2
     assert inertia <= 1.05 * KMeans(2, n_init=10, random_state=0).fit(points).inertia_

@@ -1,9 +1,11 @@
 """The same work for several items at once."""
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_info
@@ -44,24 +46,58 @@ def test_each_of_them_computes_on_one_core_and_afterwards_all_is_as_before(cores
     assert elsewhere == [cores]
 
 
-def test_products_do_not_hang_on_how_many_cores_there_are(cores: int) -> None:
-    values = np.random.default_rng(0).standard_normal((6, 300, 64))
+def test_the_first_error_is_raised_when_all_work_has_ended_and_all_is_as_before(cores: int) -> None:
+    ended, begun = [], []
 
-    def product(place: int) -> tuple[bytes, bytes]:
-        one = values[place]
-        return (torch.from_numpy(one).T @ torch.from_numpy(one)).numpy().tobytes(), (one.T @ one).tobytes()
-
-    expected = side_by_side(product, range(6))
-    torch.set_num_threads(1)
-    assert side_by_side(product, range(6)) == expected
-
-
-def test_the_first_error_ends_it_and_all_is_as_before(cores: int) -> None:
     def work(item: int) -> int:
-        if item == 3:
-            raise ValueError("item 3")
+        begun.append(item)
+        if item == 0:
+            raise ValueError("item 0")
+        time.sleep(0.05)
+        ended.append(item)
         return item
 
-    with pytest.raises(ValueError, match="item 3"):
+    with pytest.raises(ValueError, match="item 0"):
         side_by_side(work, range(8))
+    assert sorted(ended) == sorted(set(begun) - {0})
     assert torch.get_num_threads() == cores
+    assert side_by_side(abs, [-1, -2]) == [1, 2]
+
+
+def test_within_such_work_and_beside_another_caller_items_are_worked_on_one_after_another(cores: int) -> None:
+    def within(item: int) -> tuple[list[int], int]:
+        return side_by_side(lambda one: one + item, range(3)), torch.get_num_threads()
+
+    assert side_by_side(within, range(4)) == [([item, item + 1, item + 2], 1) for item in range(4)]
+    going, enough = threading.Event(), threading.Event()
+
+    def wait(_: int) -> bool:
+        going.set()
+        return enough.wait(20)
+
+    other = threading.Thread(target=side_by_side, args=(wait, range(1)))
+    other.start()
+    going.wait(20)
+    before = threading.get_ident()
+    assert side_by_side(lambda _: threading.get_ident(), range(3)) == [before] * 3
+    enough.set()
+    other.join()
+    assert torch.get_num_threads() == cores
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_of_a_process_that_used_it_can_use_it(cores: int) -> None:
+    side_by_side(abs, range(4))
+    child = os.fork()
+    if not child:
+        os._exit(0 if side_by_side(abs, [-1, -2, -3]) == [1, 2, 3] else 1)
+    for _ in range(200):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier
@@ -64,6 +65,14 @@ def by_image(scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     if broken.any():
         raise InputError(f"the model: the gradient of {int(broken.sum())} of {len(images)} images is not finite")
     return gradient
+
+
+def blurred(maps: torch.Tensor, deviation: float) -> torch.Tensor:
+    """Maps float [n, C, H, W], averaged by a Gaussian of this standard deviation, in pixels, up to three of them away."""
+    # The edge is reflected, and so no longer than the map.
+    sides = [2 * min(round(3 * deviation), side - 1) + 1 for side in (maps.shape[3], maps.shape[2])]
+    smooth: torch.Tensor = gaussian_blur(maps, sides, [deviation, deviation])
+    return smooth
 
 
 class OnlyByImage(TorchFunctionMode):

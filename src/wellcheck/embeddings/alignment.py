@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torchvision.transforms.v2.functional import gaussian_blur
 
-from wellcheck.gradients import answers, as_pixels, by_image
+from wellcheck.gradients import answers, as_pixels, blurred, by_image, together
 from wellcheck.models import Classifier
 
 ROUNDED = 1 / (12 * 255**2)  # the variance of a pixel's rounding to 8 bits: no frequency has less
-BLUR, BLUR_SIDE = 0.8, 5  # pixels: the standard deviation, and what is averaged
+BLUR = 0.8  # pixels, the standard deviation
+BATCH = 256
 WIDTH = 2  # of the layer: at the image as it is, and blurred
 TINY = 1e-12
 
@@ -33,29 +33,29 @@ class Spectrum:
     @classmethod
     def of(cls, images: np.ndarray, device: torch.device) -> "Spectrum":
         """Of natural images uint8, or float32 in [0, 1], [N, C, H, W]."""
-        pixels = as_pixels(images, device)
-        height, width = pixels.shape[2:]
+        size, channels = together(images, BATCH), torch.eye(images.shape[1], device=device, dtype=torch.float64)
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        mean = torch.stack([as_pixels(one, device).mean((2, 3), dtype=torch.float64).sum(0) for one in batches]).sum(0) / len(images)
+        mean = mean.float()[:, None, None]
         # The root of Hann's window: the window itself would leave less of the image to be seen.
-        window = torch.outer(*(torch.hann_window(side + 2, periodic=False, device=device)[1:-1].sqrt() for side in (height, width)))
-        mean = pixels.mean((0, 2, 3))[:, None, None]
-        seen = torch.fft.fft2((pixels - mean) * window, norm="ortho").to(torch.complex128)
-        power = torch.einsum("nchw,ndhw->hwcd", seen, seen.conj()) / len(pixels)
-        least = ROUNDED * window.square().mean().double() * torch.eye(len(mean), device=device)
-        whitening = torch.linalg.inv(torch.linalg.cholesky(power + least))
-        return cls(mean, window, whitening.to(torch.complex64))
+        sides = (torch.hann_window(side + 2, periodic=False, device=device)[1:-1].sqrt() for side in images.shape[2:])
+        window = torch.outer(*sides)
+        power = ROUNDED * window.square().mean() * channels.expand(*images.shape[2:], -1, -1).to(torch.complex128)
+        for one in batches:
+            seen = torch.fft.fft2((as_pixels(one, device) - mean) * window, norm="ortho").to(torch.complex128)
+            power = power + torch.einsum("nchw,ndhw->hwcd", seen, seen.conj()) / len(images)
+        return cls(mean, window, torch.linalg.inv(torch.linalg.cholesky(power)).to(torch.complex64))
 
-    def alignment(self, classifier: Classifier, pixels: torch.Tensor) -> torch.Tensor:
-        """How far images float [n, C, H, W] in [0, 1] lie along the gradient of their answer, float32 [n, 2]; 0 where there is no gradient.
+    def alignment(self, classifier: Classifier, pixels: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+        """How far images float [n, C, H, W] in [0, 1] lie along the gradient of their answers int64 [n, 1], float32 [n, 2].
 
         First along the gradient at the image as it is; then along that at the image blurred, of the same answer: it is more like the one
         that a large attack set out with. Each is the cosine with the image, both whitened, in units of what chance would give (one over the
-        root of all values), as its signed logarithm: of natural images within about −2 and 2. The classifier is in evaluation mode. Raises
-        InputError where a gradient is no number.
+        root of all values), as its signed logarithm: of natural images within about −2 and 2; 0 where there is no gradient. The classifier
+        is in evaluation mode. Raises InputError where a gradient is no number.
         """
-        with torch.no_grad():
-            answer = classifier(pixels).argmax(1, keepdim=True)
         image = self._whitened(pixels - self.mean)
-        places = (pixels, gaussian_blur(pixels, [BLUR_SIDE, BLUR_SIDE], [BLUR, BLUR]))
+        places = (pixels, blurred(pixels, BLUR))
         return torch.stack([_signed_log(_cosine(self._whitened(_towards(classifier, at, answer)), image)) for at in places], 1)
 
     def _whitened(self, maps: torch.Tensor) -> torch.Tensor:
@@ -69,12 +69,13 @@ def _towards(classifier: Classifier, pixels: torch.Tensor, answer: torch.Tensor)
 
     By the log odds, whose gradient has the direction of the log probability's, and no rounding where that is nearly one.
     """
-    asked = pixels.clone().requires_grad_()
-    logits = answers(classifier, asked)
-    if logits.shape[1] < 2:
-        return torch.zeros_like(pixels)
-    others = logits.scatter(1, answer, -torch.inf).logsumexp(1)
-    gradient = by_image(logits.gather(1, answer)[:, 0] - others, asked)
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller does without
+        asked = pixels.clone().requires_grad_()
+        logits, answer = answers(classifier, asked), answer.clone()
+        if logits.shape[1] < 2:
+            return torch.zeros_like(pixels)
+        others = logits.scatter(1, answer, -torch.inf).logsumexp(1)
+        gradient = by_image(logits.gather(1, answer)[:, 0] - others, asked)
     return gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
 
 

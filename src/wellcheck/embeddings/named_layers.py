@@ -48,8 +48,9 @@ def layer_names(classifier: Classifier, device: torch.device) -> list[str]:
 
     In the order of the network. `confidence` is how sure the answer is: the probabilities of all classes, the largest first, whatever class
     that is. `alignment` is whether the image lies along the answer's gradient: two numbers, see `Spectrum.alignment`.
+    Modules of these names are hidden.
     """
-    return [*_shapes(classifier, device), ALIGNMENT]
+    return [*(name for name in _shapes(classifier, device) if name != ALIGNMENT), ALIGNMENT]
 
 
 def choose_layers(classifier: Classifier, patterns: Sequence[str], device: torch.device) -> list[str]:
@@ -99,7 +100,7 @@ def capture_layers(
             rows = slice(start, start + size)
             values, logits = _seen(classifier, torch.from_numpy(images[rows]).to(device), layers)
             if spectrum and ALIGNMENT in layers:
-                values[ALIGNMENT] = spectrum.alignment(classifier, as_pixels(images[rows], device))
+                values[ALIGNMENT] = spectrum.alignment(classifier, as_pixels(images[rows], device), logits.argmax(1, keepdim=True))
             answers[rows] = logits.argmax(1).cpu().numpy()
             for name in layers:
                 flat = _flat(values[name], pooling)
@@ -133,7 +134,7 @@ def _shapes(classifier: Classifier, device: torch.device) -> dict[str, tuple[int
     return {name: tuple(value.shape[1:]) for name, value in _seen(classifier.eval().to(device), blank)[0].items()}
 
 
-@torch.inference_mode()
+@torch.no_grad()  # and no inference mode: of what a network keeps of its first pass gradients may be wanted later
 def _seen(
     classifier: Classifier, images: torch.Tensor, wanted: Collection[str] | None = None
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

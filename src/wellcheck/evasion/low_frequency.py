@@ -1,24 +1,22 @@
 """An attacker who knows that inputs are held against the model's gradient: what is changed is as smooth as pictures are."""
 
 import torch
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from wellcheck.evasion.batch import Batch
 from wellcheck.evasion.norms import Linf
 from wellcheck.evasion.pgd import pgd
+from wellcheck.gradients import blurred
 
 BLUR = 2.0  # pixels, the standard deviation
-REACH = 6  # pixels to each side that are averaged
 
 
 class _Smooth(Linf):
     """L∞, but the direction of a step is that of the blurred gradient: where natural images vary much, so that nobody sees it there."""
 
     def steepest(self, gradient: torch.Tensor) -> torch.Tensor:
-        sides = [2 * min(REACH, side - 1) + 1 for side in gradient.shape[:1:-1]]  # [w, h]: the reflected edge is no longer than the image
         largest = self.size(gradient)  # divided by first, or of a sure model the blurred gradient would be zero
         scaled = gradient / torch.where(largest > 0, largest, 1)[:, None, None, None]
-        return super().steepest(gaussian_blur(scaled, sides, [BLUR, BLUR]))
+        return super().steepest(blurred(scaled, BLUR))
 
 
 SMOOTH = _Smooth()
