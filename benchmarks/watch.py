@@ -20,6 +20,7 @@ from scipy.stats import binom
 
 from wellcheck import params, samples, survey, traffic
 from wellcheck.artifacts import write_json
+from wellcheck.embeddings.named_layers import OF_ANSWERS
 from wellcheck.models import device_name, pick_device, storage
 from wellcheck.traffic import PGD, Kind
 from wellcheck.watch import Watch
@@ -46,6 +47,8 @@ def main() -> None:
     watch = Watch.over(storage.load(Path("data/models/clean")), known.images, settings, device)
     asked = known.take(watch.rows)
     ratios, figures = level(watch)
+    network = [place for place, name in enumerate(watch.layers) if name not in OF_ANSWERS]
+    deepest = network[-max(1, len(network) // 3) :]
     for epsilon in EPSILONS:
         kind = Kind(PGD, epsilon)
         seen = watch.see(traffic.make(kind, watch.classifier, asked.images, settings, device), kind.told)
@@ -59,7 +62,7 @@ def main() -> None:
             figures[told] = dict(zip(watch.layers, rates, strict=True)) | {"combined": combined}
             ratios[f"{told}: all layers together"] = combined
             ratios[f"{told}: the best layer, {watch.layers[int(np.argmax(rates))]}"] = max(rates)
-            ratios[f"{told}: the least of the deepest third of the layers"] = min(rates[-max(1, len(rates) // 3) :])
+            ratios[f"{told}: the least of the network's deepest third"] = min(rates[place] for place in deepest)
         scored: dict[str, Any] = {**watch.score(seen).figures(settings.level, BAND)}
         ratios[f"PGD {epsilon:g}: AUROC of single inputs"] = scored["auroc"]
         ratios[f"PGD {epsilon:g}: false flags of single inputs at 5 %"] = scored["false_flag_rate"]
