@@ -17,6 +17,8 @@ from wellcheck.models import Classifier
 
 ROUNDED = 1 / (12 * 255**2)  # the variance of a pixel's rounding to 8 bits: no frequency has less
 BLUR = 0.8  # pixels, the standard deviation
+NEAR = 1.0  # pixels, the standard deviation of what is thereabouts
+FLAT = 0.03  # of what is usual: no part of an image counts as flatter
 BATCH = 256
 WIDTH = 2  # of the layer: at the image as it is, and blurred
 TINY = 1e-12
@@ -50,18 +52,22 @@ class Spectrum:
         """How far images float [n, C, H, W] in [0, 1] lie along the gradient of their answers int64 [n, 1], float32 [n, 2].
 
         First along the gradient at the image as it is; then along that at the image blurred, of the same answer: it is more like the one
-        that a large attack set out with. Each is the cosine with the image, both whitened, in units of what chance would give (one over the
-        root of all values), as its signed logarithm: of natural images within about −2 and 2; 0 where there is no gradient. The classifier
-        is in evaluation mode. Raises InputError where a gradient is no number.
+        that a large attack set out with. Each is the cosine with the image, both whitened, and divided by how rough the image is there; in
+        units of what chance would give (one over the root of all values), as its signed logarithm: of natural images within about −2 and 2;
+        0 where there is no gradient. The classifier is in evaluation mode. Raises InputError where a gradient is no number.
         """
         image = self._whitened(pixels - self.mean)
-        places = (pixels, blurred(pixels, BLUR))
-        return torch.stack([_signed_log(_cosine(self._whitened(_towards(classifier, at, answer)), image)) for at in places], 1)
+        # In a flat part of a picture little is loud, in a rough part much is not.
+        rough = blurred(image.square().mean(1, keepdim=True), NEAR).clamp_min(0).sqrt() + FLAT
+        image, places = (image / rough).flatten(1), (pixels, blurred(pixels, BLUR))
+        gradients = [(self._whitened(_towards(classifier, at, answer)) / rough).flatten(1) for at in places]
+        return torch.stack([_signed_log(_cosine(gradient, image)) for gradient in gradients], 1)
 
     def _whitened(self, maps: torch.Tensor) -> torch.Tensor:
-        """Maps float [n, C, H, W] at every frequency, divided by what is usual there; complex64 [n, H·W·C]."""
+        """Maps float [n, C, H, W], divided at every frequency by what is usual there."""
         seen = torch.fft.fft2(maps * self.window, norm="ortho")
-        return torch.einsum("hwcd,ndhw->nhwc", self.whitening, seen).flatten(1)
+        whitened: torch.Tensor = torch.fft.ifft2(torch.einsum("hwcd,ndhw->nchw", self.whitening, seen), norm="ortho").real
+        return whitened
 
 
 def _towards(classifier: Classifier, pixels: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
@@ -80,9 +86,9 @@ def _towards(classifier: Classifier, pixels: torch.Tensor, answer: torch.Tensor)
 
 
 def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Of complex rows [n, D], times √D: about a standard normal where they have nothing to do with each other; float32 [n]."""
+    """Of rows [n, D], times √D: about a standard normal where they have nothing to do with each other; float32 [n]."""
     lengths = torch.linalg.vector_norm(one, dim=1) * torch.linalg.vector_norm(other, dim=1)
-    found: torch.Tensor = torch.linalg.vecdot(one, other).real * one.shape[1] ** 0.5 / lengths.clamp_min(TINY)
+    found: torch.Tensor = (one * other).sum(1) * one.shape[1] ** 0.5 / lengths.clamp_min(TINY)
     return found
 
 
