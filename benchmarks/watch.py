@@ -62,7 +62,8 @@ def main() -> None:
             figures[told] = dict(zip(watch.layers, rates, strict=True)) | {"combined": combined}
             ratios[f"{told}: all layers together"] = combined
             ratios[f"{told}: the best layer, {watch.layers[int(np.argmax(rates))]}"] = max(rates)
-            ratios[f"{told}: the least of the network's deepest third"] = min(rates[place] for place in deepest)
+            if deepest:
+                ratios[f"{told}: the least of the network's deepest third"] = min(rates[place] for place in deepest)
         scored: dict[str, Any] = {**watch.score(seen).figures(settings.level, BAND)}
         ratios[f"PGD {epsilon:g}: AUROC of single inputs"] = scored["auroc"]
         ratios[f"PGD {epsilon:g}: false flags of single inputs at 5 %"] = scored["false_flag_rate"]

@@ -1,5 +1,7 @@
 """Whether images lie along a model's gradient: the formula, natural images, attacked ones, and models without a gradient."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -300,3 +302,9 @@ def test_others_than_natural_images_are_no_part_of_the_spectrum() -> None:
     again = Watch.over(classifier, changed, twosample(layers=["alignment"]), CPU)
     assert again.spectrum is not None
     assert torch.equal(again.spectrum.whitening, watch.spectrum.whitening)
+
+
+def test_no_stage_waits_for_torchvision_which_takes_seconds() -> None:
+    code = "import sys, wellcheck.attributions, wellcheck.survey, wellcheck.training; print('torchvision' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told == "False\n"

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier
@@ -67,8 +66,19 @@ def by_image(scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return gradient
 
 
+def max_normed(gradient: torch.Tensor) -> torch.Tensor:
+    """Each gradient float [n, C, H, W] divided by its largest value, and where it is zero as it is.
+
+    Before anything else is made of it: squares of what a sure model leaves of its gradient vanish, and sums of it are rounded.
+    """
+    largest = gradient.abs().amax((1, 2, 3), keepdim=True)
+    return gradient / torch.where(largest > 0, largest, 1)
+
+
 def blurred(maps: torch.Tensor, deviation: float) -> torch.Tensor:
     """Maps float [n, C, H, W], averaged by a Gaussian of this standard deviation, in pixels, up to three of them away."""
+    from torchvision.transforms.v2.functional import gaussian_blur  # takes seconds, and few who attack or explain blur
+
     # The edge is reflected, and so no longer than the map.
     sides = [2 * min(round(3 * deviation), side - 1) + 1 for side in (maps.shape[3], maps.shape[2])]
     smooth: torch.Tensor = gaussian_blur(maps, sides, [deviation, deviation])

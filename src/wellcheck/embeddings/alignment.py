@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from wellcheck.gradients import answers, as_pixels, blurred, by_image, together
+from wellcheck.gradients import answers, as_pixels, blurred, by_image, max_normed, together
 from wellcheck.models import Classifier
 
 ROUNDED = 1 / (12 * 255**2)  # the variance of a pixel's rounding to 8 bits: no frequency has less
@@ -82,7 +82,7 @@ def _towards(classifier: Classifier, pixels: torch.Tensor, answer: torch.Tensor)
             return torch.zeros_like(pixels)
         others = logits.scatter(1, answer, -torch.inf).logsumexp(1)
         gradient = by_image(logits.gather(1, answer)[:, 0] - others, asked)
-    return gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return max_normed(gradient)
 
 
 def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ import torch
 from wellcheck.evasion.batch import Batch
 from wellcheck.evasion.norms import Linf
 from wellcheck.evasion.pgd import pgd
-from wellcheck.gradients import blurred
+from wellcheck.gradients import blurred, max_normed
 
 BLUR = 2.0  # pixels, the standard deviation
 
@@ -14,9 +14,7 @@ class _Smooth(Linf):
     """L∞, but the direction of a step is that of the blurred gradient: where natural images vary much, so that nobody sees it there."""
 
     def steepest(self, gradient: torch.Tensor) -> torch.Tensor:
-        largest = self.size(gradient)  # divided by first, or of a sure model the blurred gradient would be zero
-        scaled = gradient / torch.where(largest > 0, largest, 1)[:, None, None, None]
-        return super().steepest(blurred(scaled, BLUR))
+        return super().steepest(blurred(max_normed(gradient), BLUR))
 
 
 SMOOTH = _Smooth()

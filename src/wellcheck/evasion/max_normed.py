@@ -2,13 +2,10 @@
 
 import torch
 
+from wellcheck import gradients
 from wellcheck.evasion.batch import Batch
-from wellcheck.evasion.norms import LINF
 
 
 def max_normed(batch: Batch, epsilon: float) -> torch.Tensor:
     """x + ε · ∇ loss / max |∇ loss|, float [n, C, H, W] in [0, 1]; an image without gradient stays as it is."""
-    gradient = batch.slope.gradient
-    largest = LINF.size(gradient)
-    shape = gradient / torch.where(largest > 0, largest, 1)[:, None, None, None]  # first: ε times a sure model's gradient may be rounded up
-    return batch.moved(epsilon * shape)
+    return batch.moved(epsilon * gradients.max_normed(batch.slope.gradient))

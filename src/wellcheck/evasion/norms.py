@@ -5,6 +5,8 @@ from typing import Protocol
 
 import torch
 
+from wellcheck.gradients import max_normed
+
 
 class Norm(Protocol):
     """Perturbations are float [n, C, H, W], in units of white."""
@@ -61,8 +63,7 @@ class _L2:
         return float(pixels**0.5)
 
     def steepest(self, gradient: torch.Tensor) -> torch.Tensor:
-        largest = LINF.size(gradient)  # divided by first: squares of what a sure model leaves of its gradient would vanish
-        scaled = gradient / torch.where(largest > 0, largest, 1)[:, None, None, None]
+        scaled = max_normed(gradient)
         return scaled / self.size(scaled).clamp(min=1)[:, None, None, None]
 
     def project(self, perturbation: torch.Tensor, epsilon: float) -> torch.Tensor:
