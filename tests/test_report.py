@@ -145,10 +145,10 @@ def test_layers_stand_in_the_order_in_which_they_are_watched_and_alignment_has_a
         "activation_1",
         "alignment",
     ]
-    assert "<th>by alignment alone</th>" in page and "<td>61\u202f%</td>" in page
+    assert "<th>alignment</th>" in page and "alarms by that layer alone" in page and "<td>61\u202f%</td>" in page
     figures = read_json(files.watched)
     write_json(files.watched, figures | {"watched_layers": ["penultimate"]})
-    assert "by alignment alone" not in render(gather(files), settings(), PROVENANCE, None)
+    assert "alarms by that layer alone" not in render(gather(files), settings(), PROVENANCE, None)
 
 
 def test_images_come_in_the_order_asked_for(tmp_path: Path) -> None:
