@@ -19,7 +19,7 @@ from wellcheck.detectors.beatrix import ORDERS, beatrix
 from wellcheck.detectors.case import Case
 from wellcheck.detectors.centroid import centroid_distance, centroid_tsne
 from wellcheck.detectors.clustering import activation_clustering, clusters
-from wellcheck.detectors.directions import principal
+from wellcheck.detectors.directions import Axes, principal
 from wellcheck.detectors.knn import knn_disagreement, neighbour_votes
 from wellcheck.detectors.loss_ranking import loss_ranking
 from wellcheck.detectors.mixture import find_groups
@@ -174,6 +174,33 @@ def test_spectral_signatures_are_the_papers_projection(count: int, width: int, l
             centred = features[label == one] - features[label == one].mean(0)
             top = np.linalg.svd(centred, full_matrices=False)[2][0]
             np.testing.assert_allclose(found[label == one], (centred @ top) ** 2, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("labels", [[2, 0, 5], [0], [1, 1]])
+def test_a_labels_directions_are_found_once_for_all_detectors(labels: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(layer: np.ndarray, rows: np.ndarray, **how: Any) -> Axes:
+        asked.append(len(rows))
+        return principal(layer, rows, **how)
+
+    monkeypatch.setattr("wellcheck.detectors.case.principal", counted)
+    of_each = [10 * (1 + place) for place in range(len(labels))]
+    label = np.repeat(np.array(labels, np.int64), of_each)
+    features = np.random.default_rng(0).standard_normal((len(label), 7))
+    detectors = (spectral_signatures, activation_clustering, spectral_signatures)
+    alone = [detector(of(features, label)) for detector in detectors]
+    asked.clear()
+    together = of(features, label)
+    for detector, wanted in zip(detectors, alone, strict=True):
+        np.testing.assert_array_equal(detector(together), wanted)
+    assert asked == sorted((int((label == one).sum()) for one in set(labels)), reverse=True)  # the largest is begun first
+
+
+def test_labels_come_in_their_order_whatever_their_size() -> None:
+    labels = np.array([3] * 2 + [0] * 5 + [9] * 5 + [4])
+    found = of(np.zeros((len(labels), 1)), labels).by_label(lambda label, rows: (label, rows.tolist()), at_least=2)
+    assert found == [(0, [2, 3, 4, 5, 6]), (3, [0, 1]), (9, [7, 8, 9, 10, 11])]
 
 
 def test_features_may_be_wider_than_the_set() -> None:

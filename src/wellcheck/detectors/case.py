@@ -7,11 +7,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from wellcheck.detectors.directions import Axes, principal
 from wellcheck.detectors.side_by_side import side_by_side
 from wellcheck.errors import InputError
 from wellcheck.models import Classifier
 
 ROWS = 4096  # checked at once
+LEADING = 10  # principal directions of a label
 Result = TypeVar("Result")
 
 
@@ -31,6 +33,7 @@ class Case:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     trusted: "Case | None" = None  # samples somebody vouches for, seen by the same model
     _checked: set[str] = field(default_factory=set, init=False, repr=False, compare=False)  # layers known to hold numbers only
+    _leading: dict[str, dict[int, Axes]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by layer and label
 
     def layer(self, name: str) -> np.ndarray:
         """One layer, float [N, D]. Raises InputError if it was not embedded, or holds what is not a number."""
@@ -55,14 +58,27 @@ class Case:
 
     def members(self, *, at_least: int = 1) -> Iterator[tuple[int, np.ndarray]]:
         """Every label with enough samples, and its rows int64 [n]."""
-        for label in np.unique(self.labels).tolist():
-            rows = np.flatnonzero(self.labels == label)
-            if len(rows) >= at_least:
-                yield label, rows
+        counts = np.bincount(self.labels)
+        for label in np.flatnonzero(counts >= max(at_least, 1)).tolist():
+            yield label, np.flatnonzero(self.labels == label)
+
+    def leading(self, name: str) -> Callable[[int, np.ndarray], Axes]:
+        """What gives a label, of its rows int64 [n], the ten principal directions in a layer: found once, whichever detector asks first."""
+        features, found = self.layer(name), self._leading.setdefault(name, {})
+
+        def axes(label: int, rows: np.ndarray) -> Axes:
+            if label not in found:
+                found[label] = principal(features, rows, count=LEADING, seed=self.seed)
+            return found[label]
+
+        return axes
 
     def by_label(self, work: Callable[[int, np.ndarray], Result], *, at_least: int = 1) -> list[Result]:
         """What the work makes of every label with enough samples and of its rows int64 [n], labels side by side on all cores."""
-        return side_by_side(lambda one: work(*one), self.members(at_least=at_least))
+        # The largest first, so that no core is left with it at the end.
+        begun = sorted(self.members(at_least=at_least), key=lambda one: -len(one[1]))
+        made = side_by_side(lambda one: work(*one), begun)
+        return [made[place] for place in np.argsort([label for label, _ in begun])]
 
 
 def _check(name: str, values: np.ndarray, count: int) -> None:

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from wellcheck.detectors.case import Case
-from wellcheck.detectors.directions import principal
 from wellcheck.detectors.two_means import margins, silhouette, two_means
 
-DIRECTIONS = 10
 LEAST_PER_LABEL = 10
 LARGEST_SHARE = 0.35  # of the label in the smaller cluster: two halves are two kinds of the same class
 LEAST_SILHOUETTE = 0.10  # the paper's range is 0.10 to 0.15
@@ -54,10 +52,10 @@ def clusters(case: Case, layer: str = "penultimate") -> list[Clusters]:
 
     Exclusionary reclassification, the paper's third test, needs a second model: whoever has one applies it to these clusters.
     """
-    features = case.layer(layer)
+    axes = case.leading(layer)
 
     def split(label: int, rows: np.ndarray) -> Clusters:
-        points = principal(features, rows, count=DIRECTIONS, seed=case.seed).places
+        points = axes(label, rows).places
         smaller = two_means(points, seed=case.seed) if points.size else np.zeros(len(rows), bool)
         small = 0 < smaller.mean() < LARGEST_SHARE
         apart = silhouette(points, smaller, seed=case.seed) if small else None

@@ -3,7 +3,6 @@
 import numpy as np
 
 from wellcheck.detectors.case import Case
-from wellcheck.detectors.directions import principal
 
 
 def spectral_signatures(case: Case) -> np.ndarray:
@@ -12,10 +11,10 @@ def spectral_signatures(case: Case) -> np.ndarray:
     Scores float64 [N]; 0 in a label without spread, NaN for a sample that is alone in its label. Centred: the uncentred form that others
     ship projects on the mean itself.
     """
-    layer, scores = case.layer("penultimate"), np.full(len(case.labels), np.nan)
+    axes, scores = case.leading("penultimate"), np.full(len(case.labels), np.nan)
 
-    def score(_: int, rows: np.ndarray) -> None:
-        scores[rows] = (principal(layer, rows, count=1, seed=case.seed).places ** 2).sum(1)
+    def score(label: int, rows: np.ndarray) -> None:
+        scores[rows] = (axes(label, rows).places[:, :1] ** 2).sum(1)
 
     case.by_label(score, at_least=2)
     return scores

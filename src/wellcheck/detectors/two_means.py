@@ -35,17 +35,18 @@ def _settle(cloud: np.ndarray, one: np.ndarray, two: np.ndarray, settled: float)
     """Lloyd's iterations from the centres [s, k] of each start until at most this share of the points changes sides.
 
     cloud: float64 [k, n]. Returns sides bool [s, n], and the centres. All starts run side by side: with two clusters a step is one product
-    with the lines between the centres and one with the sides.
+    with the lines between the centres and one with the sides, a row of ones among the coordinates for half-way marks and for counts.
     """
-    count, total = cloud.shape[1], cloud.sum(1)
+    count = cloud.shape[1]
+    cloud = np.concatenate([cloud, np.ones((1, count))])
+    total = cloud.sum(1)
     sides = np.zeros((len(one), count), bool)
     for _ in range(ITERATIONS):
         half_way = ((two**2).sum(1) - (one**2).sum(1)) / 2
-        before, sides = sides, (two - one) @ cloud > half_way[:, None]
-        inside = sides.astype(np.float64)  # a product with booleans as numbers
-        members = inside.sum(1, keepdims=True).clip(1, count - 1)
-        inside = inside @ cloud.T
-        one, two = (total - inside) / (count - members), inside / members
+        before, sides = sides, np.column_stack([two - one, -half_way]) @ cloud > 0
+        inside = sides.astype(np.float64) @ cloud.T
+        outside = total - inside
+        one, two = (sums[:, :-1] / sums[:, -1:].clip(1, count - 1) for sums in (outside, inside))
         if np.count_nonzero(before != sides) <= settled * sides.size:
             break
     return sides, (one, two)
