@@ -91,16 +91,24 @@ def test_draws_keep_sizes_and_strata() -> None:
     assert (drawn != memberships(inside, strata, 300, seed=4)).any()
 
 
+def both_ways(here: dict[str, np.ndarray], there: dict[str, np.ndarray], trial: int, kernel: Kernel = "summed") -> list[float]:
+    """P-values of layers a and b, of both together, and of both where b has a voice of its own."""
+    count = len(here["a"])
+    drawn = memberships(np.arange(count + len(there["a"])) < count, None, 99, trial)
+    space = [(name, distances(here[name], there[name])) for name in here]
+    one, apart = (compare(space, drawn, kernel=kernel, apart=names) for names in ((), ("b",)))
+    return [one.p_value["a"], one.p_value["b"], one.combined, apart.combined]
+
+
 def null_p_values(trials: int, kernel: Kernel = "summed") -> np.ndarray:
-    """P-values of two dependent layers and of both together, where samples of unlike sizes come from one distribution; [trials, 3]."""
+    """Of `both_ways`, where layers depend on each other and samples of unlike sizes come from one distribution; [trials, 4]."""
     found = []
     for trial in range(trials):
         rng = np.random.default_rng([trial, *b"null"])
         values = rng.standard_normal((30, 4))
         layers = {"a": values, "b": np.tanh(values @ rng.standard_normal((4, 12)))}
         here, there = ({name: one[part] for name, one in layers.items()} for part in (slice(0, 12), slice(12, 30)))
-        one = two_sample_test(here, there, kernel=kernel, permutations=99, seed=trial)
-        found.append([one.p_value["a"], one.p_value["b"], one.combined])
+        found.append(both_ways(here, there, trial, kernel))
     return np.array(found)
 
 
@@ -122,6 +130,27 @@ def test_the_layers_together_are_not_fishers_product() -> None:
     one = two_sample_test({"a": first}, {"a": second}, permutations=199, seed=0)
     twice = two_sample_test({"a": first, "b": first}, {"a": second, "b": second}, permutations=199, seed=0)
     assert one.combined == one.p_value["a"] == twice.combined
+
+
+@pytest.mark.parametrize("shifts", [(0.3, 0.3), (0.5, 0.0), (0.0, 0.5)])
+def test_what_layers_of_two_kinds_see_a_little_is_seen_by_both_together(shifts: tuple[float, float]) -> None:
+    found = []
+    for trial in range(300):
+        rng = np.random.default_rng([trial, *b"voices"])
+        here, there = ({name: rng.standard_normal((25, 4)) for name in "ab"} for _ in range(2))
+        found.append(both_ways(here, {name: there[name] + shift for name, shift in zip("ab", shifts, strict=True)}, trial))
+    a, b, largest, apart = (np.array(found) <= 0.05).mean(0)
+    if all(shifts):
+        assert apart > max(a, b, largest) + 0.03  # more than either sees
+    else:
+        assert max(a, b) > 0.4 and apart > max(a, b) - 0.15 and apart > largest - 0.05  # the silent one costs little
+
+
+def test_a_layer_that_stands_there_twice_is_one_voice() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.standard_normal((20, 3))
+    a, b, largest, apart = both_ways({"a": one, "b": one}, {"a": one[::-1] + 0.4, "b": one[::-1] + 0.4}, 0)
+    assert a == b == largest == apart
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -2,12 +2,13 @@
 
 The null hypothesis is exchangeability: who belongs to which sample could have been drawn by lot. So it is drawn by lot, many times, and the
 share of draws that differ as much is the p-value; it holds at its level for any kernel and any number of samples. All layers see the same
-draws: the largest of their statistics has a null of its own, though layers depend on each other (which Fisher's method denies).
+draws: the largest of their statistics has a null of its own, though layers depend on each other (which Fisher's method denies), and so has
+what that says together with layers of another kind.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -92,27 +93,39 @@ def memberships(inside: np.ndarray, strata: np.ndarray | None, permutations: int
     return drawn
 
 
-def compare(layers: Iterable[tuple[str, np.ndarray]], drawn: np.ndarray, *, kernel: Kernel) -> Comparison:
+def compare(layers: Iterable[tuple[str, np.ndarray]], drawn: np.ndarray, *, kernel: Kernel, apart: Collection[str] = ()) -> Comparison:
     """Compare two samples by the squared distances [N, N] of every layer, with `drawn` of `memberships`; distances are not kept.
 
     MMD²ᵤ of Gretton et al. 2012 (JMLR 13, equation 3). The kernel is a sum of five Gaussians around the median distance, or, `aggregated`,
     the largest of their five statistics (after Schrab et al. 2023, JMLR 24). Statistics are compared in standard deviations of their draws.
+    Together layers say what the largest statistic says; those in `apart`, which tell of something else, have a voice of their own beside it.
     """
     first, everyone = int(drawn[0].sum()), drawn.shape[1]
     if min(first, everyone - first) < 2:
         raise InputError(f"twosample: both samples must have at least 2 members, found {first} and {everyone - first}")
     weights = drawn.astype(np.float32)
-    mmd, p_value, largest = {}, {}, np.full(len(drawn), -np.inf)
+    mmd, p_value = {}, {}
+    voices: dict[str | None, np.ndarray] = {}
     for name, squared in layers:
         found = [discrepancies(gram, weights) for gram in grams(squared, kernel)]
         scores = [standardised(one) for one in found]
         score = np.max(scores, axis=0)
         mmd[name] = float(found[int(np.argmax([one[0] for one in scores]))][0])
         p_value[name] = permutation_p_value(score)
-        largest = np.maximum(largest, standardised(score))
+        voice = name if name in apart else None
+        voices[voice] = np.maximum(voices.get(voice, np.float64(-np.inf)), standardised(score))
     if not mmd:
         raise InputError("twosample: there is no layer to compare")
-    return Comparison(mmd, p_value, permutation_p_value(largest))
+    return Comparison(mmd, p_value, permutation_p_value(_together(list(voices.values()))))
+
+
+def _together(voices: Sequence[np.ndarray]) -> np.ndarray:
+    """What voices [B] say in one: the sum of their squares with their signs, so that one loud voice is heard, and several low ones too."""
+    total = np.zeros_like(voices[0])
+    for voice in map(standardised, voices):
+        total += np.abs(voice) * voice
+    together: np.ndarray = np.sign(total) * np.sqrt(np.abs(total))
+    return together
 
 
 def two_sample_test(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from wellcheck.embeddings.alignment import Spectrum
-from wellcheck.embeddings.named_layers import ALIGNMENT, Captured, capture_layers, choose_layers, layer_widths
+from wellcheck.embeddings.named_layers import ALIGNMENT, OF_ANSWERS, Captured, capture_layers, choose_layers, layer_widths
 from wellcheck.errors import InputError
 from wellcheck.metrics import Interval, proportion_interval, ranking
 from wellcheck.models import Classifier
@@ -174,7 +174,8 @@ class Watch:
         both = np.concatenate([asked, beside])
         drawn = memberships(np.arange(len(both)) < len(asked), labels[both], self.settings.permutations, [*seed, *b"draws"])
         near = np.ix_(both, both)
-        one = compare(((name, squared[near]) for name, squared in space.items()), drawn, kernel=self.settings.kernel)
+        layers = ((name, squared[near]) for name, squared in space.items())
+        one = compare(layers, drawn, kernel=self.settings.kernel, apart=OF_ANSWERS)
         return [*one.p_value.values(), one.combined], len(beside)
 
     def score(self, other: Captured) -> "Scored":
