@@ -98,7 +98,7 @@ def compare(layers: Iterable[tuple[str, np.ndarray]], drawn: np.ndarray, *, kern
 
     MMD²ᵤ of Gretton et al. 2012 (JMLR 13, equation 3). The kernel is a sum of five Gaussians around the median distance, or, `aggregated`,
     the largest of their five statistics (after Schrab et al. 2023, JMLR 24). Statistics are compared in standard deviations of their draws.
-    Together layers say what the largest statistic says; those in `apart`, which tell of something else, have a voice of their own beside it.
+    Together layers say what the largest statistic says; those `apart`, which tell of something else, have a voice of their own beside it.
     """
     first, everyone = int(drawn[0].sum()), drawn.shape[1]
     if min(first, everyone - first) < 2:
