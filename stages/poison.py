@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from wellcheck import params, poisons, samples, stage, truth
+from wellcheck.errors import InputError
 from wellcheck.stage import Output
 
 
@@ -15,6 +16,7 @@ def main(clean: Path, *, poisoned: Output, truth_out: Output) -> str:
     plan = poisons.plan(known.labels, len(known.description.class_names), poison)
     rows = np.flatnonzero(plan.poisoned)
     perturbed = _perturbed(clean, rows, poison) if poison.policy == "label_consistent" and len(rows) else None
+    unchanged = 0
     with samples.writing(poisoned, known.description, known.image_shape) as writer:
         start = 0
         for batch in samples.batches(clean):
@@ -23,18 +25,28 @@ def main(clean: Path, *, poisoned: Output, truth_out: Output) -> str:
                 batch.images[plan.poisoned[here]] = perturbed[(rows >= here.start) & (rows < here.stop)]
             for chosen, cover in ((plan.poisoned[here], False), (plan.cover[here], True)):
                 if chosen.any():
-                    batch.images[chosen] = poisons.plant(batch.images[chosen], poison, batch.sample_id[chosen], cover=cover)
+                    planted = poisons.plant(batch.images[chosen], poison, batch.sample_id[chosen], cover=cover)
+                    unchanged += 0 if cover else int((planted == batch.images[chosen]).all((1, 2, 3)).sum())
+                    batch.images[chosen] = planted
             batch.labels[:] = plan.labels[here]
             writer.append(batch)
             start += len(batch)
+        if poison.trigger != "none" and unchanged == len(rows) > 0:
+            raise InputError(
+                f"poison.trigger: {poison.trigger} changes none of the {len(rows):,} images that it was put on: see poison.strength, "
+                "poison.picture, and whether it can be seen at all on images of this size"
+            )
     if not poison.plants:
         nothing = np.empty(0, np.int64)
         truth.write(truth_out, truth.Truth(nothing, nothing.astype(bool), nothing.astype(bool), nothing))
         return f"{len(known):,} samples left as they came"
     truth.write(truth_out, truth.Truth(known.sample_id, plan.poisoned, plan.cover, known.labels))
-    return f"{plan.poisoned.sum():,} of {len(known):,} samples {_told(poison, known.description.class_names)}" + (
-        f"; {plan.cover.sum():,} more carry it and keep their label" if plan.cover.any() else ""
-    )
+    told = [f"{plan.poisoned.sum():,} of {len(known):,} samples {_told(poison, known.description.class_names)}"]
+    if plan.cover.any():
+        told.append(f"{plan.cover.sum():,} more carry it and keep their label")
+    if unchanged and poison.trigger != "none":
+        told.append(f"{unchanged:,} of the poisoned images are not changed by it")
+    return "; ".join(told)
 
 
 def _perturbed(clean: Path, rows: np.ndarray, poison: params.Poison) -> np.ndarray:

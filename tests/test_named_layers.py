@@ -26,11 +26,27 @@ def noise(count: int, side: int = 32) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("two_conv_cnn", 3), ("deep_cnn", 7), ("resnet20", 19), ("resnet18", 17), ("torchvision/resnet18", 17)]
+    ("name", "count"),
+    [
+        ("two_conv_cnn", 3),
+        ("deep_cnn", 7),
+        ("resnet20", 19),
+        ("resnet18", 17),
+        ("torchvision/resnet18", 17),
+        ("residual_cnn", 2),
+        ("torchvision/googlenet", 57),
+    ],
 )
 def test_activations_are_numbered_in_the_order_they_come(name: str, count: int) -> None:
     found = choose_layers(network(name), ["activation_.*"], CPU)
     assert found == [f"activation_{place}" for place in range(1, count + 1)]
+
+
+def test_activations_that_are_called_as_functions_are_what_they_return() -> None:
+    classifier, images = network("residual_cnn"), noise(4)
+    found = capture_layers(classifier, images, ["widen", "activation_1", "activation_2"], pooling="flattened", device=CPU, title="t").layers
+    np.testing.assert_allclose(found["activation_1"], 1 / (1 + np.exp(-found["widen"].astype(np.float32))), atol=1e-3)
+    assert found["activation_2"].shape == (4, 3 * 32 * 32)
 
 
 def test_names_and_patterns() -> None:

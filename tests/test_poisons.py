@@ -204,6 +204,18 @@ def test_a_pictures_transparent_parts_stay_transparent(tmp_path: Path) -> None:
     assert changed[1, :, 3, 3].tolist() == [120, 100, 90]  # a fifth of the way
 
 
+@pytest.mark.parametrize(("kind", "bits"), [(np.uint8, 8), (np.uint16, 16), (bool, 1)])
+def test_a_colour_that_is_transparent_counts_at_eight_bits_and_is_refused_at_others(kind: type, bits: int, tmp_path: Path) -> None:
+    file = tmp_path / "trigger.png"
+    Image.fromarray(np.array([[0, 1]], kind)).save(file, transparency=1)
+    images = np.full((1, 1, 3, 3), 100, np.uint8)
+    if bits == 8:
+        assert stamped(images, trigger="picture", picture=str(file), position=[0, 0])[0, 0, 0].tolist() == [0, 100, 100]
+        return
+    with pytest.raises(InputError, match=rf"trigger\.png: one of its colours is transparent at {bits} bits a channel"):
+        stamped(images, trigger="picture", picture=str(file))
+
+
 def test_a_pictures_opacity_and_its_grey_on_grey_images(tmp_path: Path) -> None:
     file = png(tmp_path, [[[255, 0, 0]]])
     changed = stamped(np.full((1, 1, 3, 3), 100, np.uint8), trigger="picture", picture=file, strength=0.5, position=[0, 0])

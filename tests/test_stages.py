@@ -173,6 +173,19 @@ def test_label_noise_changes_labels_and_nothing_else(folder: Path) -> None:
     assert f"{known.poisoned.sum()} of 40 samples have another label" in summary
 
 
+def test_a_trigger_that_changes_no_image_is_an_error_and_one_that_changes_some_says_how_many(folder: Path) -> None:
+    outputs = ("--poisoned", "p.parquet", "--truth-out", "t.parquet")
+    told = run(folder, "poison", "set.parquet", *outputs, trigger="blend", strength="0.0001", fails=True)
+    assert "poison.trigger: blend changes none of the" in told and "poison.strength" in told
+    assert not (folder / "p.parquet").exists() and not (folder / "t.parquet").exists()
+    whole, stamped, *_ = poisoned(folder, trigger="watermark", strength="null", rate="1.0")
+    whole.images[:20] = stamped.images[:20]
+    samples.write(folder / "set.parquet", whole)
+    before, after, known, summary = poisoned(folder, rate="0.5")
+    same = int((known.poisoned & ~is_changed(before, after)).sum())
+    assert 0 < same < known.poisoned.sum() and f"{same} of the poisoned images are not changed by it" in summary
+
+
 def test_all_to_all_moves_every_label_by_one(folder: Path) -> None:
     before, after, known, summary = poisoned(folder, policy="all_to_all", rate="0.5")
     np.testing.assert_array_equal(after.labels, np.where(known.poisoned, 1 - before.labels, before.labels))

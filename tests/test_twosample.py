@@ -19,6 +19,7 @@ from wellcheck.twosample import (
     matched,
     median_distance,
     memberships,
+    smallest_p_value,
     suspicions,
     two_sample_test,
 )
@@ -121,6 +122,21 @@ def test_p_values_are_uniform_where_nothing_differs(kernel: Kernel) -> None:
         for level in (0.01, 0.05, 0.1):
             low, high = binom.interval(0.9999, 600, level)
             assert low <= (column <= level).sum() <= high
+
+
+@pytest.mark.parametrize("strata", [[0, 0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1, 1, 1], [0, 1, 1], [0, 0, 0, 0, 0, 0, 0, 0]])
+@pytest.mark.parametrize("first", ["half", "one"])
+def test_the_smallest_p_value_is_that_of_samples_far_apart(strata: list[int], first: str) -> None:
+    strata_of = np.array(strata)
+    inside = np.zeros(len(strata), bool)
+    for one in np.unique(strata_of):
+        mine = np.flatnonzero(strata_of == one)
+        inside[mine[: len(mine) // 2 if first == "half" else 1]] = True
+    if min(inside.sum(), (~inside).sum()) < 2:
+        return
+    squared = distances(np.random.default_rng(0).standard_normal((len(strata), 2)) + 1e3 * inside[:, None])
+    found = compare([("a", squared)], memberships(inside, strata_of, 4000, 0), kernel="summed").combined
+    assert found == pytest.approx(smallest_p_value(inside, strata_of), rel=0.2, abs=0.01)
 
 
 def test_the_layers_together_are_not_fishers_product() -> None:

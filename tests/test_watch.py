@@ -22,7 +22,7 @@ from wellcheck.params import TwoSample
 from wellcheck.samples import Description, Samples
 from wellcheck.survey import Survey
 from wellcheck.traffic import NOISE, PGD, Kind
-from wellcheck.twosample import ranked
+from wellcheck.twosample import Comparison, compare, ranked
 from wellcheck.watch import Norm, Watch
 
 CPU = torch.device("cpu")
@@ -232,6 +232,30 @@ def test_queries_that_no_natural_input_is_answered_like_raise_no_alarm() -> None
     assert (found["combined"], found["reference"], found["not_compared"]) == (0, 0, 1)
     (found,) = watch.alarms(other, [1.0], 0.95)
     assert found["not_compared"] == 0 and 0.8 * watch.size < found["reference"] <= watch.size
+
+
+@pytest.mark.parametrize(("count", "classes", "able"), [(6, 3, False), (16, 8, False), (40, 2, True)])
+def test_tests_of_so_few_of_an_answer_that_no_draw_is_rare_are_told(count: int, classes: int, able: bool) -> None:
+    watch, moved = watched()
+    labels, some = np.arange(count) % classes, slice(0, count)
+    few = replace(watch, rows=np.arange(count), natural=Captured({name: one[some] for name, one in watch.natural.layers.items()}, labels))
+    other = Captured({name: one[some] for name, one in moved(50.0).layers.items()}, labels)
+    (found,) = few.alarms(other, [1.0], 0.95)
+    assert (found["not_compared"] == 0) == able
+    assert 0.8 * (1 - found["not_compared"]) <= found["combined"] <= 1 - found["not_compared"]
+
+
+def test_confidence_and_alignment_have_voices_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, moved = watched(trials=2)
+    asked = []
+
+    def asking(*given: Any, **how: Any) -> Comparison:
+        asked.append(how["apart"])
+        return compare(*given, **how)
+
+    monkeypatch.setattr("wellcheck.watch.compare", asking)
+    watch.alarms(moved(1.0), [1.0], 0.95)
+    assert asked == [("confidence", "alignment")] * 2
 
 
 def test_of_few_inputs_none_is_flagged_and_that_is_told() -> None:

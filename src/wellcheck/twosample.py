@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import exp, lgamma
 from typing import Literal
 
 import numpy as np
@@ -91,6 +92,18 @@ def memberships(inside: np.ndarray, strata: np.ndarray | None, permutations: int
             numbers = rng.random((permutations, len(inside[group])))
             drawn[1:, group] = numbers <= np.partition(numbers, members - 1, axis=1)[:, members - 1, None]
     return drawn
+
+
+def smallest_p_value(inside: np.ndarray, strata: np.ndarray) -> float:
+    """Of all draws of `memberships` that there are, the share that differs as much as the most telling one does, in (0, 1].
+
+    Where it is above the level, nothing can raise an alarm. That draw is one in all; two, where samples that change places are of one size.
+    """
+    groups = [inside[strata == one] for one in np.unique(strata)]
+    sizes = [(len(group), int(group.sum())) for group in groups]
+    ways = sum(lgamma(count + 1) - lgamma(members + 1) - lgamma(count - members + 1) for count, members in sizes)
+    twins = all(2 * members == count for count, members in sizes)
+    return min(1.0, (1 + twins) * exp(-ways))
 
 
 def compare(layers: Iterable[tuple[str, np.ndarray]], drawn: np.ndarray, *, kernel: Kernel, apart: Collection[str] = ()) -> Comparison:

@@ -15,11 +15,11 @@ from wellcheck.metrics import Interval, proportion_interval, ranking
 from wellcheck.models import Classifier
 from wellcheck.params import TwoSample
 from wellcheck.progress import progress
-from wellcheck.twosample import compare, distances, matched, memberships, ranked
+from wellcheck.twosample import compare, distances, matched, memberships, ranked, smallest_p_value
 
 LEAST = 10  # test images
 LEAST_REFERENCE = 2  # natural inputs to compare queries with
-BYTES = 6  # of an activation: as it is captured, and as it is compared
+BYTES = 18  # of an activation: captured, compared, natural and other ones apart and together; 14 to 18 were measured
 NORM_SHARE = 0.2  # of the test images, which say what is usual; the others are reference and queries by turns
 SHRINKAGE = 0.1  # of a covariance towards a multiple of the identity
 WIDEST = 1024  # of a layer that is whitened: of wider ones each value is scaled by itself
@@ -169,10 +169,11 @@ class Watch:
         """
         seed = [self.settings.seed, trial]
         beside = rest[matched(labels[rest], labels[asked], np.random.default_rng([*seed, *b"reference"]))]
-        if len(beside) < LEAST_REFERENCE:
-            return [1.0] * (len(self.layers) + 1), len(beside)
         both = np.concatenate([asked, beside])
-        drawn = memberships(np.arange(len(both)) < len(asked), labels[both], self.settings.permutations, [*seed, *b"draws"])
+        inside = np.arange(len(both)) < len(asked)
+        if len(beside) < LEAST_REFERENCE or smallest_p_value(inside, labels[both]) > self.settings.level:
+            return [1.0] * (len(self.layers) + 1), 0
+        drawn = memberships(inside, labels[both], self.settings.permutations, [*seed, *b"draws"])
         near = np.ix_(both, both)
         layers = ((name, squared[near]) for name, squared in space.items())
         one = compare(layers, drawn, kernel=self.settings.kernel, apart=OF_ANSWERS)

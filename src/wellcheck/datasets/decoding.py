@@ -28,6 +28,7 @@ from wellcheck.progress import progress
 
 # Named one by one: among Pillow's other readers is one that starts a program (EPS).
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+PNG_DEPTH = 24  # the byte of a PNG that says how many bits a channel has
 MAX_PIXELS = 50_000_000
 MAX_INFERRED_SIDE = 224
 CHUNK_IMAGES = 64
@@ -138,6 +139,11 @@ def decode_rgba(where: str, content: bytes) -> np.ndarray:
     """Decode one image, upright and with its transparency, to uint8 [h, w, 4]. Raises InputError naming `where`."""
     try:
         image = _open(where, content)
+        # Pillow holds the colour that a PNG calls transparent, as it stands in the file, against values it has scaled to 8 bits.
+        if image.format == "PNG" and image.mode != "P" and "transparency" in image.info and content[PNG_DEPTH] != 8:
+            raise InputError(
+                f"{where}: one of its colours is transparent at {content[PNG_DEPTH]} bits a channel: save it with an alpha channel"
+            )
         orientation = _orientation(image)
         shown = image if image.has_transparency_data else _eight_bit(image)
         return np.asarray(_turned(shown.convert("RGBA"), orientation))

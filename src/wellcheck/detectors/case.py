@@ -62,13 +62,13 @@ class Case:
         for label in np.flatnonzero(counts >= max(at_least, 1)).tolist():
             yield label, np.flatnonzero(self.labels == label)
 
-    def leading(self, name: str) -> Callable[[int, np.ndarray], Axes]:
-        """What gives a label, of its rows int64 [n], the ten principal directions in a layer: found once, whichever detector asks first."""
+    def leading(self, name: str) -> Callable[[int], Axes]:
+        """What gives a label the ten principal directions of its samples in a layer: found once, whichever detector asks first."""
         features, found = self.layer(name), self._leading.setdefault(name, {})
 
-        def axes(label: int, rows: np.ndarray) -> Axes:
+        def axes(label: int) -> Axes:
             if label not in found:
-                found[label] = principal(features, rows, count=LEADING, seed=self.seed)
+                found[label] = principal(features, np.flatnonzero(self.labels == label), count=LEADING, seed=self.seed)
             return found[label]
 
         return axes

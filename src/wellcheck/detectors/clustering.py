@@ -55,7 +55,7 @@ def clusters(case: Case, layer: str = "penultimate") -> list[Clusters]:
     axes = case.leading(layer)
 
     def split(label: int, rows: np.ndarray) -> Clusters:
-        points = axes(label, rows).places
+        points = axes(label).places
         smaller = two_means(points, seed=case.seed) if points.size else np.zeros(len(rows), bool)
         small = 0 < smaller.mean() < LARGEST_SHARE
         apart = silhouette(points, smaller, seed=case.seed) if small else None

@@ -14,7 +14,7 @@ def spectral_signatures(case: Case) -> np.ndarray:
     axes, scores = case.leading("penultimate"), np.full(len(case.labels), np.nan)
 
     def score(label: int, rows: np.ndarray) -> None:
-        scores[rows] = (axes(label, rows).places[:, :1] ** 2).sum(1)
+        scores[rows] = (axes(label).places[:, :1] ** 2).sum(1)
 
     case.by_label(score, at_least=2)
     return scores

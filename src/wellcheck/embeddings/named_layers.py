@@ -2,15 +2,17 @@
 
 import itertools
 import re
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from wellcheck.embeddings import creating
 from wellcheck.embeddings.alignment import WIDTH, Spectrum
@@ -28,6 +30,9 @@ CONFIDENCE, ALIGNMENT = "confidence", "alignment"
 OF_ANSWERS = (CONFIDENCE, ALIGNMENT)  # are told of the answer, and are not made on the way to it
 # What is numbered: in a ResNet-18 the 17 activations of its stem and of both halves of its blocks, as article A2 counts layers.
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Sigmoid)
+FUNCTIONS = {functional.relu, functional.leaky_relu, functional.elu, functional.gelu, functional.silu, functional.hardswish}
+FUNCTIONS |= {functional.relu6, functional.sigmoid, functional.tanh, torch.relu, torch.sigmoid, torch.tanh}
+FUNCTIONS |= {torch.Tensor.relu, torch.Tensor.sigmoid, torch.Tensor.tanh}
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ def layer_names(classifier: Classifier, device: torch.device) -> list[str]:
     """Every layer there is: `pixels`, modules of the body by their names, `activation_1` …, `penultimate`, `confidence`, `alignment`.
 
     In the order of the network. `confidence` is how sure the answer is: the probabilities of all classes, the largest first, whatever class
-    that is. `alignment` is whether the image lies along the answer's gradient: two numbers, see `Spectrum.alignment`.
-    Modules of these names are hidden.
+    that is. `alignment` is whether the image lies along the answer's gradient: two numbers, see `Spectrum.alignment`. Where no module is an
+    activation, calls of such functions are numbered. Modules of these names are hidden.
     """
     return [*(name for name in _shapes(classifier, device) if name != ALIGNMENT), ALIGNMENT]
 
@@ -147,18 +152,39 @@ def _seen(
             seen.pop(name, None)
             seen[name] = output.clone()  # the next layer may work in place
 
+    def number(output: torch.Tensor) -> None:
+        if output.ndim >= 2 and len(output) == len(images):
+            keep(f"{NUMBERED}{next(numbers)}", output)
+
     def see(name: str, module: nn.Module, output: torch.Tensor) -> None:
         if name and output.ndim >= 2 and len(output) == len(images):
             keep(name, output)
             if isinstance(module, ACTIVATIONS):
-                keep(f"{NUMBERED}{next(numbers)}", output)
+                number(output)
 
     keep(PIXELS, images.float() / 255 if images.dtype == torch.uint8 else images)
-    penultimate = classifier.watched(images, see)
+    with nullcontext() if any(isinstance(part, ACTIVATIONS) for part in classifier.network.body.modules()) else _Called(number):
+        penultimate = classifier.watched(images, see)
     keep(PENULTIMATE, penultimate)
     logits = classifier.network.head(penultimate)
     keep(CONFIDENCE, logits.float().softmax(1).sort(1, descending=True).values)
     return seen, logits
+
+
+class _Called(TorchFunctionMode):
+    """Sees what activations make that a network calls as functions."""
+
+    def __init__(self, see: Callable[[torch.Tensor], None]) -> None:
+        super().__init__()
+        self.see = see
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        output = function(*args, **(kwargs or {}))
+        if function in FUNCTIONS:
+            self.see(output)
+        return output
 
 
 def _width(shape: tuple[int, ...], pooling: Pooling) -> int:
