@@ -39,7 +39,7 @@ def verdict_of(evidence: dict[int, float], named: list[int], *, flagged: int, p_
         {"label": label, "evidence": value, "z": value / 0.05, "p_value": p_value, "convicted": label in named}
         for label, value in evidence.items()
     ]
-    return {"poisoned": bool(named), "target_labels": named, "p_value": p_value, "flagged": flagged, "labels": labels}
+    return {"poisoned": bool(named), "target_labels": named, "p_value": p_value, "flagged": flagged, "not_examined": 0, "labels": labels}
 
 
 def write_verdict(path: Path, evidence: dict[int, float], named: list[int], *, flagged: int) -> None:

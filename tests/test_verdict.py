@@ -162,7 +162,8 @@ def test_enough_of_a_label_is_left_for_the_reference() -> None:
 
 
 def test_labels_by_hand() -> None:
-    case = Case(labels=np.repeat([0, 1, 2, 4], [30, 30, 30, 5]), classes=6)
+    values = np.arange(95.0)[:, None] % 7
+    case = Case(labels=np.repeat([0, 1, 2, 4], [30, 30, 30, 5]), classes=6, layers={"feature_map": values, "penultimate": values})
     found = label_verdicts([finding(0), finding(0, foreign=0.5), finding(2, generalises=0.1, p_generalises=0.1, p_turned=1.0)], case, {0})
     assert [(one.label, one.samples, one.groups, one.convicted) for one in found] == [
         (0, 30, 2, True), (1, 30, 0, False), (2, 30, 1, False), (4, 5, 0, False),
@@ -171,6 +172,19 @@ def test_labels_by_hand() -> None:
     # Evidence 0.9, 0, 0.2, 0: median 0.1, median absolute deviation 0.1, its spread 1.4826 times that.
     assert [one.z for one in found] == pytest.approx([z / 0.14826 for z in (0.8, -0.1, 0.1, -0.1)])
     assert [bool(one.note) for one in found] == [False, False, False, True]
+
+
+def test_a_label_of_which_nothing_can_be_held_is_not_called_examined() -> None:
+    labels, varied = np.repeat([0, 1], 40), np.arange(80.0)[:, None] % 7
+    half = np.where(labels[:, None] == 0, 1.0, varied)  # the model sees the same in all of label 0
+
+    def notes(labels: np.ndarray, feature_map: np.ndarray, penultimate: np.ndarray) -> list[str]:
+        case = Case(labels=labels, classes=2, layers={"feature_map": feature_map, "penultimate": penultimate})
+        return [one.note for one in label_verdicts([], case, ())]
+
+    assert notes(labels, varied, varied) == notes(labels, half, varied) == notes(labels, varied, half) == ["", ""]
+    assert notes(labels, half, half) == ["the model sees the same in all of its samples: not examined", ""]
+    assert notes(labels * 0, varied, varied) == ["no other label to compare with: not examined"]
 
 
 def witness_of(images: np.ndarray, margins: np.ndarray | None = None) -> Witness:

@@ -69,6 +69,7 @@ def verdict_figures(verdict: dict[str, Any], judged: Judged, known: Known) -> di
         "target_labels": named,
         "p_value": verdict["p_value"],
         "flagged": verdict["flagged"],
+        "not_examined": verdict["not_examined"],
         **_flagging(judged.flagged, ~known.cover, known),
         "calibration_error": off if known.anything else None,
         "right_target": set(named) == set(known.targets.tolist()) if len(known.targets) else None,

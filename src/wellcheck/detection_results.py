@@ -8,6 +8,11 @@ from typing import Any
 
 from wellcheck.artifacts import read_json
 
+FLAGS = (
+    "A detector's flags are scores beyond five robust standard deviations, the same rule for all. Where most scores are the same, as those "
+    "of activation clustering outside suspicious labels or of neighbours that all agree, it flags nobody: what activation clustering "
+    "decides by its own gates stands in the benchmark `peers`."
+)
 GRID = "grid.json"  # all cells, run or not
 TOOK_HOLD = 0.5  # attack success of a backdoor that works
 # Of other seeds than 0 these were looked at while the method was made.
@@ -38,7 +43,7 @@ def tables(folder: Path) -> str:
     held = {name: one for name, one in planted.items() if one["attack_success_rate"] >= TOOK_HOLD}
     working = list(held.values())
     nothing = [one for one in results.values() if one["attack_success_rate"] is None]
-    parts = [_head(wanted, list(results.values()), working)]
+    parts = [_head(wanted, list(results.values()), held)]
     if working:
         parts += [_totals(held), _by_poison(wanted, planted), _by_detector(working)]
     if nothing:
@@ -46,7 +51,7 @@ def tables(folder: Path) -> str:
     return "\n".join(parts)
 
 
-def _head(wanted: list[str], results: list[Result], working: list[Result]) -> str:
+def _head(wanted: list[str], results: list[Result], working: dict[str, Result]) -> str:
     devices = sorted({one["provenance"]["device"] for one in results})
     commits = Counter((one["provenance"]["git_commit"] or "unknown")[:12] for one in results)
     return "\n".join(
@@ -55,7 +60,7 @@ def _head(wanted: list[str], results: list[Result], working: list[Result]) -> st
             "",
             "`python benchmarks/detection.py`: 20,000 training images, no clean data, no rate, no target. A backdoor works from an attack "
             "success of 50 % on; nobody is asked about one that does not. Cells of seed 0 were looked at while the method was made, and "
-            f"{', '.join(f'`{name}`' for name in LOOKED_AT)}; the others were not. "
+            f"{', '.join(f'`{name}`' for name in LOOKED_AT)}; the others were not{_not_among(working)}. "
             f"{len(results)} of {len(wanted)} cells were run, in {len(working)} of them a backdoor works. "
             f"{', '.join(devices)}; commits {', '.join(f'`{one}` ({count} cells)' for one, count in sorted(commits.items()))}. "
             "The method was mended between these (docs/decisions/0007-verdict.md): cells it failed on were run again, most others not.",
@@ -64,13 +69,24 @@ def _head(wanted: list[str], results: list[Result], working: list[Result]) -> st
     )
 
 
+def _looked_at(name: str) -> bool:
+    return name.endswith("-0") or name in LOOKED_AT
+
+
+def _not_among(working: dict[str, Result]) -> str:
+    """Which data sets and poisons that work nobody can judge by the cells that were not looked at."""
+    fresh = [one for name, one in working.items() if not _looked_at(name)]
+    missing = [sorted({one[key] for one in working.values()} - {one[key] for one in fresh}) for key in ("dataset", "poison")]
+    told = ", ".join(name.replace("_", " ") for names in missing for name in names)
+    return f", and where a backdoor works there is none of {told} among these" if told else ""
+
+
 def _totals(working: dict[str, Result]) -> str:
     """Over all cells whose backdoor works, over those that were looked at, and over the others."""
-    known = {name for name in working if name.endswith("-0") or name in LOOKED_AT}
     parts = {
         "all": list(working.values()),
-        "looked at": [one for name, one in working.items() if name in known],
-        "not looked at": [one for name, one in working.items() if name not in known],
+        "looked at": [one for name, one in working.items() if _looked_at(name)],
+        "not looked at": [one for name, one in working.items() if not _looked_at(name)],
     }
     columns = {f"{title}: {_counted(some)}": _figures(some) for title, some in parts.items() if some}
     rows = [(*asked, *(figures[asked] for figures in columns.values())) for asked in next(iter(columns.values()))]
@@ -97,6 +113,7 @@ def _figures(working: list[Result]) -> dict[tuple[str, str], str]:
         ("… largest", "≤ 2 points"): f"{100 * max(left):.1f} points",
         ("… in so many cells at most 2 points", ""): _share(left, lambda one: one <= 0.02),
         ("accuracy after cleansing, below the perfect filter's: average", "≤ 0.5 points"): f"{100 * mean(lost):.2f} points",
+        ("… in so many cells at most 0.5 points", ""): _share(lost, lambda one: one <= 0.005),
         ("calibration error in the labels named, average", ""): f"{mean(known):.4f} ({len(known)} cells)" if known else "no label named",
     }
 
@@ -137,7 +154,9 @@ def _by_detector(working: list[Result]) -> str:
         asked = [one["detectors"][name] for one in working if name in one["detectors"]]
         known = [one["auroc"] for one in asked if one["auroc"] is not None]
         rows.append((name, len(asked), f"{mean(known):.3f}", *(_percent(mean(one[key] for one in asked), 2) for key in ("tpr", "fpr"))))
-    return "\n".join(["| detector, alone | cells | AUROC | TPR of its flags | FPR |", "|---|---|---|---|---|", *map(_row, rows), ""])
+    return "\n".join(
+        ["| detector, alone | cells | AUROC | TPR of its flags | FPR |", "|---|---|---|---|---|", *map(_row, rows), "", FLAGS, ""]
+    )
 
 
 def _null(nothing: list[Result]) -> str:

@@ -70,7 +70,7 @@ class Verdict:
 
     @property
     def not_examined(self) -> int:
-        """How many labels have too few samples."""
+        """How many labels have too few samples, or nothing by which to tell them."""
         return sum(bool(one.note) for one in self.labels)
 
     @property
@@ -173,10 +173,22 @@ def label_verdicts(findings: list[Finding], case: Case, convicted: Collection[in
         samples = int((case.labels == label).sum())
         telling = [charge(finding) for finding in mine for charge in CHARGES]
         p_value = min([1.0, *(one.p_value * len(CHARGES) * len(findings) for one in telling if one.evidence >= CONVICTS)])
-        note = f"only {samples} samples: not examined" if samples < LEAST_PER_LABEL else ""
+        note = _not_examined(case, label, samples, len(present))
         z = float((evidence[label] - middle) / deviation)
         verdicts.append(LabelVerdict(label, samples, len(mine), float(evidence[label]), z, p_value, label in convicted, note))
     return verdicts
+
+
+def _not_examined(case: Case, label: int, samples: int, labels: int) -> str:
+    """Why nothing can be held of a label, or nothing to say."""
+    if samples < LEAST_PER_LABEL:
+        return f"only {samples} samples: not examined"
+    if labels < 2:
+        return "no other label to compare with: not examined"
+    rows = np.flatnonzero(case.labels == label)
+    if all((case.layer(layer)[rows] == case.layer(layer)[rows[0]]).all() for layer in LAYERS):
+        return "the model sees the same in all of its samples: not examined"
+    return ""
 
 
 def _suspects(groups: Iterable[Accused]) -> dict[int, np.ndarray]:
