@@ -15,7 +15,7 @@ from judgements import write_flagged, write_judged
 from workspace import ROOT, run_stage
 
 from wellcheck import cleansing, samples, truth
-from wellcheck.artifacts import read_csv
+from wellcheck.artifacts import read_csv, write_columns
 from wellcheck.cleansing import Judged, Plan
 from wellcheck.errors import InputError
 from wellcheck.samples import Labels, Samples
@@ -184,29 +184,31 @@ def test_an_ordinary_cell_stays_as_it_is(cell: str) -> None:
 def test_the_list_names_classes_and_is_read_back_by_any_spreadsheet(tmp_path: Path) -> None:
     names = ("cat", "=HYPERLINK(1)", 'a "dog", big\nand small')
     write_flagged(tmp_path / "f.parquet", [(7, 0, 1, 0.9999999, ["one", "two, three"]), (5, 2, 2, 2 / 3, ["=2"]), (6, 1, 0, 0.75, [])])
-    cleansing.write_flagged(tmp_path / "f.parquet", tmp_path / "f.csv", names)
+    cleansing.write_flagged(tmp_path / "f.parquet", tmp_path / "f.csv", names, {7: "own/cat/7.png", 6: "=1.png"})
     with (tmp_path / "f.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     assert rows == [
-        ["sample_id", "label", "suspected_label", "probability", "reasons"],
-        ["7", "cat", "'=HYPERLINK(1)", "1.0", "one; two, three"],
-        ["5", names[2], names[2], "0.666667", "'=2"],
-        ["6", "'=HYPERLINK(1)", "cat", "0.75", ""],
+        ["sample_id", "file", "label", "suspected_label", "probability", "reasons"],
+        ["7", "own/cat/7.png", "cat", "'=HYPERLINK(1)", "1.0", "one; two, three"],
+        ["5", "", names[2], names[2], "0.666667", "'=2"],
+        ["6", "'=1.png", "'=HYPERLINK(1)", "cat", "0.75", ""],
     ]
 
 
 def test_a_list_of_nobody_has_its_header(tmp_path: Path) -> None:
     write_flagged(tmp_path / "f.parquet", [])
-    cleansing.write_flagged(tmp_path / "f.parquet", tmp_path / "f.csv", NAMES)
-    assert (tmp_path / "f.csv").read_text() == "sample_id,label,suspected_label,probability,reasons\n"
+    cleansing.write_flagged(tmp_path / "f.parquet", tmp_path / "f.csv", NAMES, {})
+    assert (tmp_path / "f.csv").read_text() == "sample_id,file,label,suspected_label,probability,reasons\n"
     with pytest.raises(InputError, match=r"absent\.parquet: "):
-        cleansing.write_flagged(tmp_path / "absent.parquet", tmp_path / "f.csv", NAMES)
+        cleansing.write_flagged(tmp_path / "absent.parquet", tmp_path / "f.csv", NAMES, {})
+    with pytest.raises(InputError, match=r"absent\.parquet: "):
+        cleansing.read_files(tmp_path / "absent.parquet")
 
 
 # the stages
 
 FLAGGED = np.array([0, 0, 0, 1, 1, 0], bool)
-CLEANSE = ("cleanse", "train.parquet", "judged.parquet", "flagged.parquet", "--cleansed", "c.parquet", "--listed", "f.csv")
+CLEANSE = ("cleanse", "train.parquet", "judged.parquet", "flagged.parquet", "files.parquet", "--cleansed", "c.parquet", "--listed", "f.csv")
 CONTROLS = ("controls", "train.parquet", "truth.parquet", "judged.parquet", "--perfect", "p.parquet", "--random", "r.parquet")
 
 
@@ -216,6 +218,7 @@ def folder(known: Labels, tmp_path: Path) -> Path:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     write_judged(tmp_path / "judged.parquet", known, flagged=FLAGGED, suspected_label=np.array([0, 1, 2, 1, 1, 2]))
     write_flagged(tmp_path / "flagged.parquet", [(13, 0, 1, 0.9, ["odd"]), (14, 1, 1, 0.8, [])])
+    write_columns(tmp_path / "files.parquet", {"sample_id": np.array([13, 14]), "file": np.array(["a/1.png", "b/2.png"])})
     return tmp_path
 
 
@@ -230,7 +233,8 @@ def test_a_set_is_cleansed_and_its_list_written(folder: Path, action: str, ids: 
     assert told in run_stage(folder, *CLEANSE, action=action)
     left = samples.read_labels(folder / "c.parquet")
     assert (left.sample_id.tolist(), left.labels.tolist()) == (ids, labels)
-    assert [row["suspected_label"] for row in read_csv(folder / "f.csv")] == ["class 1", "class 1"]
+    rows = read_csv(folder / "f.csv")
+    assert [(row["file"], row["suspected_label"]) for row in rows] == [("a/1.png", "class 1"), ("b/2.png", "class 1")]
 
 
 def test_a_class_that_would_vanish_stops_the_stage_and_leaves_the_list(folder: Path, known: Labels) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from wellcheck import samples
+from wellcheck.artifacts import read_columns
 from wellcheck.datasets import SOURCES, open_source
 from wellcheck.errors import InputError
 from wellcheck.params import Dataset, DatasetName
@@ -119,6 +120,7 @@ def run_stage(folder: Path, **changes: Any) -> subprocess.CompletedProcess[str]:
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(values, file)
     command = [sys.executable, str(REPOSITORY / "stages/download.py"), "--train", "out/train.parquet", "--test", "out/test.parquet"]
+    command += ["--files", "out/files.parquet"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -140,6 +142,8 @@ def test_the_stage_writes_both_splits(tmp_path: Path) -> None:
     assert train.description == test.description == samples.Description(("cat", "dog"), "own")
     assert (train.sample_id.tolist(), test.sample_id.tolist()) == ([0, 1, 2], [3, 4])
     assert (train.labels.tolist(), test.labels.tolist()) == ([1, 0, 1], [0, 1])
+    files = read_columns(tmp_path / "out/files.parquet")
+    assert files["file"].tolist() == [*(f"train.parquet: row {row}" for row in range(3)), *(f"test.parquet: row {row}" for row in range(2))]
     assert train.images.shape == (3, 1, 6, 6) and train.images[:, 0, 3, 3].tolist() == [10, 20, 30]
     first = [(tmp_path / f"out/{split}.parquet").read_bytes() for split in ("train", "test")]
     assert run_stage(tmp_path, name="parquet").returncode == 0
@@ -156,6 +160,8 @@ def test_the_stage_writes_an_empty_test_table(tmp_path: Path) -> None:
     test = samples.read(tmp_path / "out/test.parquet")
     assert test.images.shape == (0, 3, 12, 12) and test.labels.shape == (0,)
     assert test.description.class_names == ("a", "b")
+    files = read_columns(tmp_path / "out/files.parquet")
+    assert (files["sample_id"].tolist(), files["file"].tolist()) == ([0, 1], ["a/1.png", "b/1.png"])
 
 
 def test_the_stage_leaves_nothing_half_written(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from workspace import run_stage
 
 from wellcheck import label_errors, params, samples, second_opinions
-from wellcheck.artifacts import read_columns, read_csv, read_json
+from wellcheck.artifacts import read_columns, read_csv, read_json, write_columns
 from wellcheck.errors import InputError
 from wellcheck.samples import Description, Samples
 
@@ -82,12 +82,13 @@ def folder(tmp_path: Path) -> Path:
     labels[[5, 40]] = [1, 0]
     about = Description((FORMULA, "<b>light</b>", "rare"), "made here")
     samples.write(tmp_path / "set.parquet", Samples(100 + np.arange(62), images, labels, about))
+    write_columns(tmp_path / "files.parquet", {"sample_id": 100 + np.arange(62), "file": np.array([f"a/{n}.png" for n in range(62)])})
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     return tmp_path
 
 
 def test_the_stage_finds_what_was_mislabelled_and_goes_on_from_its_checkpoints(folder: Path) -> None:
-    told = run_stage(folder, "label_errors", "set.parquet", *OUTPUTS, epochs="6")
+    told = run_stage(folder, "label_errors", "set.parquet", "files.parquet", *OUTPUTS, epochs="6")
     assert "2 of 60 labels are likely wrong; not judged, for want of samples: rare" in told
     judged = read_columns(folder / "j.parquet")
     assert judged["sample_id"].tolist() == list(range(100, 160))
@@ -98,6 +99,7 @@ def test_the_stage_finds_what_was_mislabelled_and_goes_on_from_its_checkpoints(f
         "105": ("<b>light</b>", f"'{FORMULA}"),  # no spreadsheet takes it for a formula
         "140": (f"'{FORMULA}", "<b>light</b>"),
     }
+    assert {row["sample_id"]: row["file"] for row in listed} == {"105": "a/5.png", "140": "a/40.png"}
     assert [float(row["quality"]) for row in listed] == sorted(float(row["quality"]) for row in listed)
     figures = read_json(folder / "f.json")
     assert (figures["of"], figures["samples"], figures["candidates"], figures["folds"]) == (62, 60, 2, 3)
@@ -107,13 +109,13 @@ def test_the_stage_finds_what_was_mislabelled_and_goes_on_from_its_checkpoints(f
     times = [path.stat().st_mtime_ns for path in checkpoints]
     before = [(folder / name).read_bytes() for name in OUTPUTS[1::2]]
     checkpoints[0].unlink()
-    run_stage(folder, "label_errors", "set.parquet", *OUTPUTS)
+    run_stage(folder, "label_errors", "set.parquet", "files.parquet", *OUTPUTS)
     assert [(folder / name).read_bytes() for name in OUTPUTS[1::2]] == before
     assert [path.stat().st_mtime_ns for path in checkpoints[1:]] == times[1:]  # only the one that was missing is trained again
 
 
 def test_a_set_that_cannot_be_asked_is_one_line(folder: Path) -> None:
-    told = run_stage(folder, "label_errors", "set.parquet", *OUTPUTS, fails=True, folds="31")
+    told = run_stage(folder, "label_errors", "set.parquet", "files.parquet", *OUTPUTS, fails=True, folds="31")
     assert "label_errors: error: label_errors.folds: found 31" in told
     assert len(told.strip().splitlines()) == 1
     assert not any((folder / name).exists() for name in OUTPUTS[1::2])

@@ -316,7 +316,8 @@ def test_a_set_is_judged_cleansed_and_filtered(folder: Path) -> None:
     verdict, judged = read_json(folder / "v.json"), read_columns(folder / "j.parquet")
     assert set(verdict) >= {"poisoned", "target_labels", "p_value", "flagged", "labels"}
     assert verdict["flagged"] == judged["flagged"].sum()
-    run(folder, "cleanse", "p.parquet", "j.parquet", "f.parquet", "--cleansed", "c.parquet", "--listed", "f.csv")
+    write_columns(folder / "files.parquet", {"sample_id": np.arange(0), "file": np.array([], np.str_)})
+    run(folder, "cleanse", "p.parquet", "j.parquet", "f.parquet", "files.parquet", "--cleansed", "c.parquet", "--listed", "f.csv")
     run(folder, "controls", "p.parquet", "truth.parquet", "j.parquet", "--perfect", "perfect.parquet", "--random", "random.parquet")
     left = {name: len(samples.read_labels(folder / f"{name}.parquet")) for name in ("c", "random", "perfect")}
     planted = int(truth.read(folder / "truth.parquet").poisoned.sum())

@@ -1,6 +1,6 @@
 """Take out of a training set what the verdict flagged, or give it the label that its content suggests. The truth is not known here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,14 +94,27 @@ def rewrite(source: Path, target: Path, known: Labels, after: Plan) -> None:
             start += len(batch)
 
 
-def write_flagged(flagged: Path, listed: Path, names: Sequence[str]) -> None:
+def read_files(path: Path) -> dict[int, str]:
+    """Where the user's own images stand, by sample_id; nothing of other sets. Raises InputError naming the file."""
+    columns = read_columns(path, ["sample_id", "file"])
+    return dict(zip(columns["sample_id"].tolist(), columns["file"].tolist(), strict=True))
+
+
+def write_flagged(flagged: Path, listed: Path, names: Sequence[str], files: Mapping[int, str]) -> None:
     """The flagged samples without their images, as a CSV for people who clean data by hand. Raises InputError naming the file."""
     table = read_columns(flagged, ["sample_id", "label", "suspected_label", "probability", "reasons"])
     rows = [
-        (sample_id, as_text(names[label]), as_text(names[suspected]), round(probability, DECIMALS), as_text("; ".join(reasons)))
+        (
+            sample_id,
+            as_text(files.get(sample_id, "")),
+            as_text(names[label]),
+            as_text(names[suspected]),
+            round(probability, DECIMALS),
+            as_text("; ".join(reasons)),
+        )
         for sample_id, label, suspected, probability, reasons in zip(*(table[name].tolist() for name in table), strict=True)
     ]
-    write_csv(listed, ["sample_id", "label", "suspected_label", "probability", "reasons"], rows)
+    write_csv(listed, ["sample_id", "file", "label", "suspected_label", "probability", "reasons"], rows)
 
 
 def as_text(cell: str) -> str:

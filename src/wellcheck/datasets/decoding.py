@@ -60,6 +60,7 @@ class Encoded:
 
     labels: np.ndarray
     read: Callable[[], Iterator[Named]]
+    names: Callable[[], Iterable[str]] = tuple  # where each image stands, for people; nothing where nobody could look there
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +71,7 @@ def source_of_encoded(class_names: tuple[str, ...], origin: str, *, train: Encod
     splits = [split for split in (train, test) if split is not None]
     # A source without images must fail as such, before anyone asks for the median of nothing.
     shape = infer_shape(splits, dataset) if len(train) else (1, 1, 1)
-    decoded = [Split(split.labels, partial(_decode_split, split, shape)) for split in splits]
+    decoded = [Split(split.labels, partial(_decode_split, split, shape), split.names) for split in splits]
     return Source(class_names, origin, shape, decoded[0], decoded[1] if test is not None and len(test) else None)
 
 

@@ -71,7 +71,9 @@ def list_images(folder: Path, root: Path) -> list[Path]:
 def _encoded(folder: Path, names: list[str], root: Path) -> Encoded:
     images = [list_images(folder / name, root) for name in names]
     labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(files) for files in images])
-    return Encoded(labels, partial(_read, [file for files in images for file in files]))
+    files = [file for of_class in images for file in of_class]
+    # Within the folder: where that lies on this machine is nobody's business.
+    return Encoded(labels, partial(_read, files), lambda: (printable(file.relative_to(root).as_posix()) for file in files))
 
 
 def _read(files: list[Path]) -> Iterator[Named]:

@@ -73,8 +73,8 @@ def open_files(train: list[Path], test: list[Path], origin: str, dataset: Datase
     return source_of_encoded(
         tuple(map(class_name, names)),
         origin,
-        train=Encoded(train_labels, partial(_read_images, train)),
-        test=Encoded(_read_labels(test, len(names)), partial(_read_images, test)) if test else None,
+        train=Encoded(train_labels, partial(_read_images, train), partial(_names, train)),
+        test=Encoded(_read_labels(test, len(names)), partial(_read_images, test), partial(_names, test)) if test else None,
         dataset=dataset,
     )
 
@@ -146,6 +146,12 @@ def _read_labels(paths: list[Path], classes: int | None) -> np.ndarray:
             raise InputError(f"{path}: row {wrong[0]}: label is {values[wrong[0]]}, expected {expected}")
         parts.append(values.astype(np.int64))
     return np.concatenate(parts)
+
+
+def _names(paths: list[Path]) -> Iterator[str]:
+    for path in paths:
+        with _opened(path) as file:
+            yield from (f"{printable(path.name)}: row {row}" for row in range(file.metadata.num_rows))
 
 
 def _read_images(paths: list[Path]) -> Iterator[Named]:

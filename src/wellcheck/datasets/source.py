@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ class Split:
 
     labels: np.ndarray
     images: Callable[[], Iterator[np.ndarray]]
+    names: Callable[[], Iterable[str]] = tuple  # where each image stands, for people who look there; nothing where nobody could
 
     def __len__(self) -> int:
         return len(self.labels)
