@@ -22,7 +22,8 @@ def main(test: Path, model: Path, outcomes: Path, *, figures: Output) -> str:
     names = known.description.class_names
     predicted = predict(storage.load(model), known.images, device=device, title="who is missed").labels
     missed = disparity.rates(predicted != known.labels, known.labels, len(names), confidence)
-    mine = (table["variant"] == "trained") & (table["attack"] == settings.attack) & (table["epsilon"] == settings.epsilon)
+    size = np.where(table["goal"] == "untargeted", settings.epsilon, settings.epsilon_targeted)
+    mine = (table["variant"] == "trained") & (table["attack"] == settings.attack) & (table["epsilon"] == size)
     attempts = {name: values[mine] for name, values in table.items()}
     # What is missed lies near to another class and is turned easily: among all images a part of the relation is built in.
     right = attempts["label_before"] == attempts["label"]

@@ -209,6 +209,11 @@ def test_gradients_that_are_no_numbers_are_counted() -> None:
         attributions.gradient_times_input(linear(float("nan"), 0, 0, 0), WHITE, FIRST, CPU)
 
 
+def test_occlusion_of_a_model_whose_answers_are_no_numbers_is_an_error() -> None:
+    with pytest.raises(InputError, match="occlusion: the model's answers to 1 of 1 images are no numbers"):
+        attributions.occlusion(linear(float("nan"), 0, 0, 0), WHITE, FIRST, CPU, patch=1, stride=1)
+
+
 def test_a_stride_that_leaves_pixels_out_is_named(classifier: Classifier) -> None:
     for stride in (0, 5):
         with pytest.raises(InputError, match=f"the stride must be 1 to 4.*found {stride}"):

@@ -22,6 +22,7 @@ from wellcheck.evasion.batch import Batch, Best, Budget, Crowd
 from wellcheck.evasion.fgsm import fgsm
 from wellcheck.evasion.goals import set_task
 from wellcheck.evasion.max_normed import max_normed
+from wellcheck.evasion.noise import noise_l2, noise_linf
 from wellcheck.evasion.norms import L2, LINF, Norm
 from wellcheck.evasion.pgd import Way, pgd_l2, pgd_linf
 from wellcheck.evasion.square import square
@@ -180,6 +181,42 @@ def test_the_best_point_is_kept() -> None:
     assert best.see(rows, first.clean + 2, torch.tensor([4.0, 9.0]), torch.tensor([False, False])).tolist() == [True, False]
     torch.testing.assert_close(best.images, first.clean + 1)
     assert best.unsolved.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("noise", "length"), [(noise_linf, lambda moved: moved.abs().amax((1, 2, 3))), (noise_l2, lambda moved: moved.norm())]
+)
+def test_noise_is_as_large_as_it_says(
+    noise: Callable[[Batch, float], torch.Tensor], length: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    one = batch([[0.5, 0.5]], (1.0, 0.0), (0.0, 1.0))
+    torch.testing.assert_close(length(noise(one, 0.2) - one.clean), torch.full_like(length(one.clean), 0.2))
+
+
+def test_pgd_sets_out_steepest_and_then_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[torch.Tensor] = []
+    monkeypatch.setattr("wellcheck.evasion.pgd.climb", lambda way, images, *rest: starts.append(images - way.clean))
+    one = batch([[0.5, 0.5]], (1.0, 0.0), (0.9, 0.1))
+    pgd_linf(replace(one, budget=Budget(steps=3, restarts=4, queries=1)), 0.25)
+    assert starts[0].flatten().tolist() == pytest.approx([-0.25, 0.25])
+    others = torch.stack(starts[1:]).flatten(1)
+    assert (others.abs() < 0.25).all() and len(others.unique(dim=0)) == 3
+
+
+def test_of_all_points_on_the_way_pgd_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    see = Best.see
+
+    def watched(best: Best, rows: torch.Tensor, images: torch.Tensor, losses: torch.Tensor, solved: torch.Tensor) -> torch.Tensor:
+        seen.extend(losses.tolist())
+        return see(best, rows, images, losses, solved)
+
+    monkeypatch.setattr(Best, "see", watched)
+    monkeypatch.setattr(Way, "further", lambda way, images, slope: way.allowed(images + 0.1 * (way.clean - images) + 0.03))  # leads nowhere
+    one = batch([[0.6, 0.4]], (1.0, 0.0), (0.0, 1.0))
+    kept = pgd_linf(replace(one, budget=Budget(steps=5, restarts=1, queries=1)), 0.05)
+    loss = one.task.cross_entropy(one.victim.logits(kept)).item()
+    assert loss == pytest.approx(max(seen)) and max(seen) > seen[-1]
 
 
 def test_auto_pgds_checkpoints_are_the_papers() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from wellcheck import predictions
+from wellcheck.errors import InputError
 from wellcheck.models import Classifier, ModelDescription, build
 from wellcheck.models.network import Network
 from wellcheck.predictions import Predictions, predict
@@ -77,3 +78,9 @@ def test_nothing_is_trained_and_no_image_is_touched() -> None:
     predict(CLASSIFIER, images, device=CPU, title="test")
     assert (images == IMAGES).all() and torch.equal(CLASSIFIER.network.get_parameter("head.weight"), weight)
     assert not CLASSIFIER.training
+
+
+def test_answers_that_are_no_numbers_are_counted() -> None:
+    broken = linear([[1, 0], [0, math.nan], [0, 0]], [0, 0, 0])
+    with pytest.raises(InputError, match="asked: the model's answers to 4 of 4 images are no numbers: train it again"):
+        predict(broken, IMAGES, device=CPU, title="asked")

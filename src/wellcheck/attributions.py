@@ -88,6 +88,9 @@ def occlusion(
             places, rows = places_of[start : start + size], rows_of[start : start + size]
             changed = local.without(rows, torch.tensor(corners, device=device)[places])
             less[places, rows] = before[rows] - _logit(changed, chosen[rows])
+        if not less.isfinite().all():
+            broken = int((~less.isfinite()).any(0).sum())
+            raise InputError(f"occlusion: the model's answers to {broken} of {len(pixels)} images are no numbers: train it again")
         lost, patches = torch.zeros_like(pixels[:, :1]), torch.zeros_like(pixels[:1, :1])
         for corner, each in zip(corners, less, strict=True):
             _square(lost, corner, patch).add_(each[:, None, None, None])

@@ -40,7 +40,7 @@ def within_range(name: str, pixels: torch.Tensor) -> None:
     if pixels.numel():
         least, most = pixels.aminmax()
         if not (least >= -ROUNDING and most <= 1 + ROUNDING):
-            raise InputError(f"{name}: pixels must lie in [0, 1], found {least:.4g} to {most:.4g}")
+            raise InputError(f"{name}: pixels must lie in [0, 1], found {least:.6g} to {most:.6g}")
 
 
 def answers(network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:

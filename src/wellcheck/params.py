@@ -268,6 +268,7 @@ class Disparity(Section):
 
     attack: AttackName
     epsilon: Epsilon  # one of the attack's
+    epsilon_targeted: Epsilon  # another one, where a class is aimed at: that takes more
     pairs: Count  # so many pairs of confused classes
 
 
@@ -356,8 +357,9 @@ class Params(Section):
         if chosen.attack not in self.evasion.attacks:
             raise ValueError(f"disparity.attack: found {chosen.attack}, expected one of evasion.attacks: {', '.join(self.evasion.attacks)}")
         sizes = self.evasion.sizes(chosen.attack)
-        if chosen.epsilon not in sizes:
-            raise ValueError(f"disparity.epsilon: found {chosen.epsilon}, expected one of the sizes of {chosen.attack}: {sizes}")
+        for name, size in (("epsilon", chosen.epsilon), ("epsilon_targeted", chosen.epsilon_targeted)):
+            if size not in sizes:
+                raise ValueError(f"disparity.{name}: found {size}, expected one of the sizes of {chosen.attack}: {sizes}")
         return self
 
 

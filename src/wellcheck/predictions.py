@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from wellcheck.errors import InputError
 from wellcheck.models import Classifier
 from wellcheck.progress import progress
 
@@ -35,7 +36,7 @@ class Predictions:
 
 @torch.inference_mode()
 def predict(classifier: Classifier, images: np.ndarray, *, device: torch.device, title: str) -> Predictions:
-    """Classify images uint8 [N, C, H, W]."""
+    """Classify images uint8 [N, C, H, W]. Raises InputError where the answer to one is no number."""
     classifier.eval().to(device)
     log_probabilities = np.empty((len(images), len(classifier.description.class_names)), np.float32)
     with progress(title, len(images), "images") as advance:
@@ -43,4 +44,7 @@ def predict(classifier: Classifier, images: np.ndarray, *, device: torch.device,
             logits = classifier(torch.from_numpy(images[start : start + BATCH]).to(device))
             log_probabilities[start : start + BATCH] = logits.float().log_softmax(1).cpu().numpy()
             advance(len(logits))
+    broken = np.isnan(log_probabilities).any(1)
+    if broken.any():
+        raise InputError(f"{title}: the model's answers to {broken.sum():,} of {len(images):,} images are no numbers: train it again")
     return Predictions(log_probabilities)

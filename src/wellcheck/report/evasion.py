@@ -179,4 +179,5 @@ def _disparity(evidence: Evidence, found: Mapping[str, Any], params: Params) -> 
         "names": names,
         "attack": WORDS[params.disparity.attack],
         "epsilon": params.disparity.epsilon,
+        "epsilon_targeted": params.disparity.epsilon_targeted,
     }

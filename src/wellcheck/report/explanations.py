@@ -106,6 +106,7 @@ def _film(evidence: Evidence, table: Columns) -> dict[str, Any] | None:
             for frame in strip
         ],
         "minibatches": last,
+        "frames": len(frames),
         "losses": (float(seen["losses"][0]), float(seen["losses"][-1])),
     }
 
