@@ -1,5 +1,7 @@
 """The report's section on attacks on the inputs: its figures against the files, the pictures, and what it says without enough data."""
 
+import base64
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -7,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from made_up import PROVENANCE, Case, make_files, section, settings, text_of
+from PIL import Image
 
-from wellcheck.artifacts import read_columns, read_json, write_json
+from wellcheck.artifacts import read_columns, read_json, read_tensors, write_json
 from wellcheck.report import rounding
 from wellcheck.report.charts import SERIES_STYLES
 from wellcheck.report.evasion import evasion
 from wellcheck.report.evidence import Evidence, gather
 from wellcheck.report.page import TEMPLATES, render
+from wellcheck.robustness import SIGN_ALONE, image_name
 
 
 def percent(share: float) -> str:
@@ -46,7 +50,9 @@ def test_its_table_is_the_outcomes_table(tmp_path: Path) -> None:
         assert row["untrained"] == pytest.approx((outcomes["label_after"] == outcomes["label_before"])[untrained].mean())
         aimed = learnt & (outcomes["goal"] == "least_likely")
         assert row["goals"] == {"least_likely": pytest.approx(outcomes["success"][aimed].mean())}
-        cells = " ".join(percent(row[name]) for name in ("unchanged", "accuracy"))
+        low, high = row["unchanged_interval"]
+        assert low < row["unchanged"] < high or row["unchanged"] in (low, high)
+        cells = f"{percent(row['unchanged'])} {percent(low)} to {percent(high)} {percent(row['accuracy'])}"
         assert f"{row['name']} {row['epsilon']:g} {cells}" in text
 
 
@@ -70,6 +76,42 @@ def test_the_examples_are_those_that_were_kept(tmp_path: Path) -> None:
     rates = dict(zip(*(read_json(evidence.files.evasion)["fgsm"][name] for name in ("epsilon", "success_rate")), strict=True))
     assert first["epsilon"] == min((size for size, rate in rates.items() if rate >= 0.5), default=max(rates))
     assert f"FGSM, size {first['epsilon']:g}" in text
+
+
+def test_what_stands_under_the_pictures_is_what_became_of_them(tmp_path: Path) -> None:
+    evidence = gather(make_files(tmp_path, Case()))
+    shown, _ = told(evidence)
+    outcomes, kept = read_columns(evidence.files.evasion_outcomes), read_tensors(evidence.files.evasion_images)
+    names, checked = evidence.description.class_names, 0
+
+    def check(said: list[dict[str, Any]], attack: str, epsilon: float | None, sample: int, when: str) -> None:
+        assert [one["model"] for one in said] == ["trained", "untrained"]
+        for one in said:
+            mine = (outcomes["variant"] == one["model"]) & (outcomes["attack"] == attack) & (outcomes["sample_id"] == sample)
+            mine &= (outcomes["goal"] == "untargeted") & (
+                np.isnan(outcomes["epsilon"]) if epsilon is None else outcomes["epsilon"] == epsilon
+            )
+            assert mine.sum() == 1
+            assert (one["name"], one["sure"]) == (names[outcomes[f"label_{when}"][mine][0]], outcomes[f"confidence_{when}"][mine][0])
+            assert one["wrong"] == (one["model"] == "trained" and outcomes[f"label_{when}"][mine][0] != outcomes["label"][mine][0])
+
+    for attack, example in zip(("fgsm", "max_normed"), shown["examples"], strict=True):
+        for place, (row, sample) in enumerate(zip(example["rows"], kept["sample_id"].tolist(), strict=True)):
+            check(row["original"]["said"], attack, example["epsilon"], sample, "before")
+            check(row["attacked"]["said"], attack, example["epsilon"], sample, "after")
+            if attack == "fgsm":
+                check(row["change"]["said"], SIGN_ALONE, None, sample, "after")
+            changed = kept[image_name("trained", attack, example["epsilon"])][place]
+            content = base64.b64decode(row["attacked"]["uri"].partition(",")[2])
+            drawn = np.asarray(Image.open(io.BytesIO(content)).convert("L"), int)
+            assert np.abs(drawn - (changed[0] * 255).round()).mean() < 3  # as it was kept, but for what compression takes
+            checked += 1
+    assert checked == 6
+
+
+def test_noise_is_in_the_chart_of_every_goal(tmp_path: Path) -> None:
+    evidence = gather(make_files(tmp_path, Case()))
+    assert all("noise (L∞)" in str(chart) for chart in told(evidence)[0]["charts"])
 
 
 @pytest.mark.parametrize(

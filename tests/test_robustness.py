@@ -59,6 +59,15 @@ def test_rates_by_hand() -> None:
     assert all(low < rate < high for rate, (low, high) in zip(found["success_rate"], found["success_rate_interval"], strict=True))
 
 
+def test_how_surely_signs_are_read_by_hand() -> None:
+    signs = table(*[(robustness.SIGN_ALONE, "untargeted", np.nan, 0, 0, 1)] * 4) | {"confidence_after": np.array([0.2, 0.9, 0.95, 0.99])}
+    whole = {name: np.concatenate([values, signs[name]]) for name, values in table(("fgsm", "untargeted", 0.1, 0, 0, 1)).items()}
+    whole["confidence_after"] = np.append(0.5, signs["confidence_after"])
+    found = robustness.figures(whole, 3, 0.95)["fgsm"][robustness.SIGN_ALONE]["trained"]
+    assert (found["mean_confidence"], found["share_confident"], found["samples"]) == (pytest.approx(0.76), 0.75, 4)
+    assert found["share_confident_interval"][0] < 0.75 < found["share_confident_interval"][1]
+
+
 @pytest.fixture(scope="module")
 def attacked() -> tuple[Samples, Columns, Columns]:
     chosen = some()

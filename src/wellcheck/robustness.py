@@ -36,7 +36,7 @@ def figures(outcomes: Columns, classes: int, confidence: float) -> dict[str, Any
     signs = _rows(outcomes, outcomes["attack"] == SIGN_ALONE)
     if "fgsm" in found and len(signs["attack"]):
         variants = dict.fromkeys(signs["variant"].tolist())
-        found["fgsm"][SIGN_ALONE] = {variant: _alone(_rows(signs, signs["variant"] == variant)) for variant in variants}
+        found["fgsm"][SIGN_ALONE] = {variant: _alone(_rows(signs, signs["variant"] == variant), confidence) for variant in variants}
     return found
 
 
@@ -45,12 +45,14 @@ def _curves(rows: Columns, classes: int, confidence: float) -> dict[str, Any]:
     at = [_rows(rows, rows["epsilon"] == size) for size in sizes]
     success = [(int(one["success"].sum()), len(one["success"])) for one in at]
     right = [(int(_still_right(one).sum()), len(one["label"])) for one in at]
+    kept = [(int((one["label_after"] == one["label_before"]).sum()), len(one["label"])) for one in at]
     return {
         "epsilon": sizes,
         "samples": success[0][1] if success else 0,
         "success_rate": [hits / of for hits, of in success],
         "success_rate_interval": [proportion_interval(hits, of, confidence) for hits, of in success],
-        "unchanged": {f"{size:g}": float((one["label_after"] == one["label_before"]).mean()) for size, one in zip(sizes, at, strict=True)},
+        "unchanged": {f"{size:g}": hits / of for size, (hits, of) in zip(sizes, kept, strict=True)},
+        "unchanged_interval": {f"{size:g}": proportion_interval(*one, confidence) for size, one in zip(sizes, kept, strict=True)},
         "accuracy": [hits / of for hits, of in right],
         "accuracy_interval": [proportion_interval(hits, of, confidence) for hits, of in right],
         "per_class_success": {f"{size:g}": _by_class(one, classes) for size, one in zip(sizes, at, strict=True)},
@@ -68,10 +70,12 @@ def _by_class(rows: Columns, classes: int) -> list[float | None]:
     return [float(hit / count) if count else None for hit, count in zip(hits, of, strict=True)]
 
 
-def _alone(rows: Columns) -> dict[str, float]:
+def _alone(rows: Columns, confidence: float) -> dict[str, Any]:
     """How surely a model reads the signs of its own gradients as an image."""
     sure = rows["confidence_after"]
-    return {"mean_confidence": float(sure.mean()), "share_confident": float((sure >= CONFIDENT).mean()), "samples": len(sure)}
+    hits, of = int((sure >= CONFIDENT).sum()), len(sure)
+    share = {"share_confident": hits / of, "share_confident_interval": proportion_interval(hits, of, confidence)}
+    return {"mean_confidence": float(sure.mean()), **share, "samples": of}
 
 
 def _rows(table: Columns, rows: np.ndarray) -> Columns:

@@ -85,6 +85,7 @@ def _kept(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
             "epsilon": epsilon,
             "article": epsilon == ARTICLE_EPSILON and name not in L2_ATTACKS,
             "unchanged": values["unchanged"][f"{epsilon:g}"],
+            "unchanged_interval": values["unchanged_interval"][f"{epsilon:g}"],
             "accuracy": values["accuracy"][place],
             "accuracy_interval": values["accuracy_interval"][place],
             "untrained": values["untrained"]["unchanged"][f"{epsilon:g}"],
