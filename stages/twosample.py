@@ -9,8 +9,6 @@ from wellcheck.stage import Output
 from wellcheck.survey import Survey
 from wellcheck.watch import LEAST
 
-SHOWN = 24  # suspicious inputs whose images are kept
-
 
 def main(test: Path, triggered: Path, clean: Path, poisoned: Path, *, figures: Output, listed: Output, maps: Output, images: Output) -> str:
     settings, confidence = params.load(params.TwoSample), params.load(params.Evaluate).confidence
@@ -22,7 +20,7 @@ def main(test: Path, triggered: Path, clean: Path, poisoned: Path, *, figures: O
     else:
         done = Survey.of(storage.load(clean), known, settings, confidence, device)
         more = survey.triggered(storage.load(poisoned), known, samples.read(triggered), settings, confidence, device)
-        found = done.files(more, params.load(params.Project), confidence, SHOWN)
+        found = done.files(more, params.load(params.Project), confidence)
         alarms, false, auroc = found.figures["combined"], found.figures["false_alarm_rate"], found.figures["per_sample"]["auroc"]
         told = f"PGD at {done.attack.epsilon:g} raises {alarms:.0%} alarms, natural inputs {false:.1%}; AUROC of single inputs {auroc:.3f}"
     write_json(figures, found.figures)

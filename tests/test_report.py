@@ -135,6 +135,19 @@ def test_the_articles_rates_stand_beside_ours_layer_by_layer(tmp_path: Path) -> 
     assert row.endswith("<td>3\u202f%</td></tr>")
     (row,) = re.findall(r"<tr><td class=\"text name\">penultimate</td>.*?</tr>", page)
     assert row.endswith("<td>–</td></tr>")
+    drawn = page[page.index("Alarms by each layer") :]
+    assert "the article, PGD 0.003: 0.03 at 2" in drawn  # activation_1 is the second of the layers that are watched here
+
+
+def test_the_curves_over_layers_are_their_rates(tmp_path: Path) -> None:
+    files = make_files(tmp_path, Case())
+    page, figures = render(gather(files), settings(), PROVENANCE, None), read_json(files.watched)
+    drawn = page[page.index("Alarms by each layer") :]
+    for one in figures["traffic"]:
+        if one["kind"] in ("natural", "pgd"):
+            told = "natural inputs" if one["epsilon"] is None else f"PGD {one['epsilon']:g}"
+            for place, name in enumerate(figures["watched_layers"], start=1):
+                assert f"{told}: {one['layers'][name]:.4g} at {place}<" in drawn
 
 
 def test_layers_stand_in_the_order_in_which_they_are_watched_and_alignment_has_a_column_of_its_own(tmp_path: Path) -> None:

@@ -211,6 +211,12 @@ def test_the_stage_tells_of_every_kind_of_traffic_and_gives_the_same_bytes_twice
     assert kept["suspicious"].shape == kept["natural"].shape == (7, 1, 16, 16)
     run_stage(folder, "twosample", *INPUTS, *OUTPUTS)
     assert all((folder / name).read_bytes() == content for name, content in before.items())
+    for answer in np.unique(table["answer"])[:2].tolist():
+        run_stage(folder, "twosample", *INPUTS, *OUTPUTS, fails=False, **{"twosample.answer": str(answer)})
+        again = read_columns(folder / "m.parquet")
+        assert set(again["answer"][np.isfinite(again["one_answer_x"])]) <= {answer}
+    told = run_stage(folder, "twosample", *INPUTS, *OUTPUTS, fails=True, **{"twosample.answer": "3"})
+    assert "twosample.answer: found 3, expected a class: 0 to 2" in told
 
 
 def test_the_stage_without_a_trigger_or_with_too_few_images(folder: Path) -> None:

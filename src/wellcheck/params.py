@@ -290,6 +290,7 @@ class TwoSample(Section):
     permutations: Annotated[int, Field(ge=19)]
     level: Share
     listed: Count  # so many of the most suspicious queries
+    answer: Annotated[int, Field(ge=0)] | None  # of which inputs are mapped alone; null: the most frequent one
     seed: Seed
 
     @model_validator(mode="after")

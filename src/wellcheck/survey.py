@@ -10,6 +10,7 @@ import torch
 from wellcheck import projections, traffic
 from wellcheck.artifacts import Columns
 from wellcheck.embeddings.named_layers import OF_ANSWERS, Captured
+from wellcheck.errors import InputError
 from wellcheck.models import Classifier
 from wellcheck.params import Project, TwoSample
 from wellcheck.samples import Samples, in_turns
@@ -34,7 +35,10 @@ class Files(NamedTuple):
 
 
 def choose(test: Samples, settings: TwoSample) -> Samples:
-    """The test images that are watched: of every class as many."""
+    """The test images that are watched: of every class as many. Raises InputError where the answer to be mapped is no class."""
+    classes = len(test.description.class_names)
+    if settings.answer is not None and settings.answer >= classes:
+        raise InputError(f"twosample.answer: found {settings.answer}, expected a class: 0 to {classes - 1}")
     return test.take(np.sort(in_turns(test.labels, settings.seed)[: settings.images]))
 
 
@@ -99,10 +103,10 @@ class Survey:
         by_share = [{"share": one["changed"] / one["queries"], **one} for one in mixed]
         return cls(watch, asked, made, attacked, watch.score(attacked), attack, rows, by_share)
 
-    def files(self, more: list[Row], project: Project, confidence: float, shown: int) -> Files:
-        """What is written of it, with the rows of more traffic, and so many pictures."""
+    def files(self, more: list[Row], project: Project, confidence: float) -> Files:
+        """What is written of it, with the rows of more traffic."""
         listed = self.watch.settings.listed
-        return Files(self.figures(more, confidence), list(self.listed(listed)), self.maps(project), self.pictures(min(shown, listed)))
+        return Files(self.figures(more, confidence), list(self.listed(listed)), self.maps(project), self.pictures(listed))
 
     def figures(self, more: list[Row], confidence: float) -> dict[str, Any]:
         """The metrics file."""
@@ -165,9 +169,9 @@ class Survey:
         return {"suspicious": came, "natural": beside}
 
     def maps(self, project: Project) -> Columns:
-        """t-SNE of the images themselves and of six layers, natural and attacked, and of the last layer for the most frequent answer.
+        """t-SNE of the images themselves and of six layers, natural and attacked, and of the last layer for one answer.
 
-        Where the network itself has none that is watched, of the images alone.
+        That is `twosample.answer`, or the most frequent one. Where the network itself has no layer that is watched, of the images alone.
         """
         count, watch = min(MAPPED, len(self.asked)), self.watch
         names = [name for name in watch.layers if name not in OF_ANSWERS]
@@ -183,8 +187,8 @@ class Survey:
         layers = {names[place]: both.layers[names[place]][taken] for place in places}
         for name, values in {"input": inputs, **layers}.items():
             columns[f"{name}_x"], columns[f"{name}_y"] = _tsne(values, project).T
-        answers, times = np.unique(columns["answer"], return_counts=True)
-        alike = columns["answer"] == answers[times.argmax()]
+        chosen, times = self.watch.settings.answer, np.bincount(columns["answer"])
+        alike = columns["answer"] == (times.argmax() if chosen is None else chosen)
         points = np.full((2 * count, 2), np.nan, np.float32)
         if alike.sum() >= LEAST_MAPPED and names:
             points[alike] = _tsne(both.layers[names[-1]][taken[alike]], project)

@@ -27,7 +27,7 @@ KINDS = WORDS | {
 ALIGNMENT = "alignment"  # the layer, as in embeddings.named_layers, which takes seconds to import
 MOST_LAYERS = 24  # rows of the table, evenly spread over the network
 BY_LAYER = re.compile(r"adversarial_detection\.by_epsilon\.(?P<epsilon>[0-9.e-]+)\.layers\.(?P<layer>.+)")
-MAPS = {"input": "the images themselves", "one_answer": "the last layer, of the most frequent answer alone"}
+MAPS = {"input": "the images themselves", "one_answer": "the last layer, of one answer alone"}
 
 
 def watch(evidence: Evidence, experiment: Experiment | None, *, most: int) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def watch(evidence: Evidence, experiment: Experiment | None, *, most: int) -> di
         "too_few": None,
         **{key: found[key] for key in ("level", "false_alarm_rate", "false_alarm_interval", "combined", "epsilon", "trials", "queries")},
         "per_sample": found["per_sample"],
-        "charts": list(_charts(curves, found["mixed"])),
+        "charts": [*_charts(curves, found["mixed"]), _over_layers(found["watched_layers"], curves, _by_layer(experiment))],
         "layers": _layers(found["watched_layers"], curves),
         "aligned": ALIGNMENT in found["watched_layers"],
         "article": _by_layer(experiment),
@@ -49,7 +49,8 @@ def watch(evidence: Evidence, experiment: Experiment | None, *, most: int) -> di
         "traffic": [{**one, "name": KINDS[one["kind"]]} for one in found["traffic"]],
         "mixed": found["mixed"],
         "silent": found["silent_layers"],
-        "inputs": _inputs(evidence, most),
+        "inputs": _inputs(evidence),
+        "most": most,
         "maps": list(_maps(evidence)),
     }
 
@@ -74,6 +75,22 @@ def _charts(curves: Mapping[str, list[dict[str, Any]]], mixed: list[dict[str, An
     yield line_chart([line], title="Alarms in mixed traffic", x_label=share, y_label=alarms, y_range=(0, 1), marks=True)
 
 
+def _over_layers(names: list[str], curves: Mapping[str, list[dict[str, Any]]], article: Mapping[str, Mapping[str, float]]) -> Markup:
+    """Alarms by every layer, in the order of the network, for PGD at every size, with the article's beside them."""
+    natural, *attacked = (
+        (told, [one["layers"][name] for name in names])
+        for told, one in [("natural inputs", curves["natural"][0]), *((f"PGD {one['epsilon']:g}", one) for one in curves["pgd"])]
+    )
+    places = [float(place) for place in range(1, len(names) + 1)]
+    lines = [Line(told, f"series{place % SERIES_STYLES}", places, rates) for place, (told, rates) in enumerate(attacked)]
+    lines.append(Line(natural[0], "rest", places, natural[1]))
+    for place, (epsilon, rates) in enumerate(article.items(), start=len(attacked)):
+        known = {where: rates[name] for where, name in zip(places, names, strict=True) if name in rates}
+        lines.append(Line(f"the article, PGD {epsilon}", f"series{place % SERIES_STYLES}", list(known), list(known.values())))
+    title, layers = "Alarms by each layer", "layer, in the order of the network"
+    return line_chart(lines, title=title, x_label=layers, y_label="share of tests with an alarm", y_range=(0, 1), marks=True)
+
+
 def _layers(names: list[str], curves: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Per layer, in the order of the network, how often natural inputs and PGD at every size raise an alarm."""
     shown = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, MOST_LAYERS).round().astype(int))]
@@ -92,7 +109,7 @@ def _by_layer(experiment: Experiment | None) -> dict[str, dict[str, float]]:
     return found
 
 
-def _inputs(evidence: Evidence, most: int) -> list[dict[str, Any]]:
+def _inputs(evidence: Evidence) -> list[dict[str, Any]]:
     """The most suspicious inputs, each beside a natural one with the same answer."""
     kept, listed = read_tensors(evidence.files.watched_images), read_json(evidence.files.suspicious)["inputs"]
     names = evidence.description.class_names
@@ -107,7 +124,7 @@ def _inputs(evidence: Evidence, most: int) -> list[dict[str, Any]]:
             "p_value": one["p_value"],
             "attacked": one["attacked"],
         }
-        for picture, other, one in zip(pictures[:most], beside[:most], listed, strict=False)
+        for picture, other, one in zip(pictures, beside, listed, strict=False)
     ]
 
 
