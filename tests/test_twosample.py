@@ -19,6 +19,7 @@ from wellcheck.twosample import (
     matched,
     median_distance,
     memberships,
+    shared,
     smallest_p_value,
     suspicions,
     two_sample_test,
@@ -335,6 +336,39 @@ def test_natural_queries_are_flagged_as_often_as_the_level_says() -> None:
 def test_what_cannot_be_tested_is_refused(first: np.ndarray, second: np.ndarray, told: str) -> None:
     with pytest.raises(InputError, match=told):
         two_sample_test({"a": first}, {"a": second}, permutations=9, seed=0)
+
+
+def rounded(values: np.ndarray, seed: int) -> np.ndarray:
+    """As another batch would have it: in half precision, off by its rounding."""
+    off = np.random.default_rng(seed).uniform(-1, 1, values.shape) * 2.0**-11
+    return (values * (1 + off)).astype(np.float16)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_inputs_that_were_captured_in_another_batch_are_known_again(layers: int, offset: float) -> None:
+    rng = np.random.default_rng(0)
+    reference = {f"layer {place}": rng.standard_normal((60, 12)) + offset for place in range(layers)}
+    queries = {
+        name: np.concatenate([rng.standard_normal((20, 12)) + offset, rounded(values[40:], 1)]) for name, values in reference.items()
+    }
+    assert shared(reference, queries).tolist() == list(range(20, 40))
+    with pytest.raises(InputError, match=r"20 of 40 inputs of the second sample are in the first sample too \(row 20 is\)"):
+        two_sample_test(reference, queries, permutations=9, seed=0)
+
+
+def test_a_layer_that_hardly_moves_has_no_say_in_who_is_known_again() -> None:
+    rng = np.random.default_rng(0)
+    reference = {"a": rng.standard_normal((30, 12)), "b": rng.standard_normal((30, 12)), "saturated": np.ones((30, 12))}
+    queries = {name: rounded(values[:10], 2) for name, values in reference.items()}
+    assert shared(reference, queries).tolist() == list(range(10))
+
+
+def test_nobody_is_known_again_who_is_new() -> None:
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        first, second = ({"a": rng.standard_normal((100, 8)).astype(np.float16)} for _ in range(2))
+        assert not len(shared(first, second))
 
 
 def test_layers_must_be_the_same_and_as_long() -> None:

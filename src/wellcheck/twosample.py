@@ -24,6 +24,8 @@ OCTAVES = 5  # Gaussian kernels, each twice as wide, in squares, as the next; th
 ROWS = 1024  # of a Gram matrix worked on at a time
 COLUMNS = 8192  # of a layer
 SAME = 1e-6  # of two rows' squared lengths: a squared distance below is rounding
+WIDE = 8  # values of a layer: in fewer, two inputs are the same by chance
+SAME_INPUT = 1e-4  # of the usual squared distance: one input captured twice had 5e-7 at most, two inputs 9e-3 at least
 TIE = 1e-4  # standard deviations: the same draw at another place of a matrix product differs by its rounding
 LEAST_SAY = 0.01  # standard deviations: of a layer in which the other queries do not stand out
 TINY = 1e-12
@@ -183,10 +185,39 @@ def _apart(samples: Mapping[str, Mapping[str, np.ndarray]]) -> list[int]:
 
 
 def shared(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Rows of the second sample, int64, with the activations of a member of the first in every layer, in half precision as they are kept.
+    """Rows of the second sample, int64, that are a member of the first, by their activations.
 
+    Whose batch an input was in changes its activations by their rounding. So in most of the layers of at least eight values its squared
+    distance must be next to nothing beside that of any two; where no layer has so many, all values must be the same in half precision.
     Where several members of one sample look alike, that another one does too is no sign of its being the same input.
     """
+    wide = [
+        name
+        for name, values in first.items()
+        if values.ndim == 2 and values.shape[1] >= WIDE and second[name].shape[1:] == values.shape[1:]
+    ]
+    if not wide:
+        return _same_bits(first, second)
+    votes = np.zeros((len(next(iter(first.values()))), len(next(iter(second.values())))), np.int64)
+    for name in wide:
+        votes += _nearly_same(first[name].astype(np.float32), second[name].astype(np.float32))
+    alike = 2 * votes > len(wide)
+    once = alike & (alike.sum(0) == 1) & (alike.sum(1, keepdims=True) == 1)
+    return np.flatnonzero(once.any(0))
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what is no number is nobody's double, and an error of `distances`
+def _nearly_same(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Whether activations [n, D] and [m, D] are next to equal beside what any two are, bool [n, m]."""
+    middle = here.mean(0)
+    here, there = here - middle, there - middle
+    squared = (here**2).sum(1)[:, None] + (there**2).sum(1) - 2 * here @ there.T
+    near: np.ndarray = squared <= SAME_INPUT * np.median(squared)
+    return near
+
+
+def _same_bits(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Rows of the second sample, int64, with the activations of one member of the first in half precision, as they are kept."""
 
     def rows(sample: Mapping[str, np.ndarray]) -> list[bytes]:
         digests = [hashlib.blake2b(digest_size=16) for _ in next(iter(sample.values()), [])]
