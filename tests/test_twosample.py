@@ -380,3 +380,9 @@ def test_layers_must_be_the_same_and_as_long() -> None:
         compare([], memberships(np.arange(6) < 3, None, 9, seed=0), kernel="summed")
     with pytest.raises(InputError, match="at least 1 permutation"):
         memberships(np.arange(6) < 3, None, 0, seed=0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 40, 41])
+def test_the_median_of_the_distances_is_numpys(count: int) -> None:
+    squared = distances(np.random.default_rng(count).standard_normal((count, 3)))
+    assert median_distance(squared) == pytest.approx(float(np.median(squared[np.triu_indices(count, 1)])), rel=1e-6)

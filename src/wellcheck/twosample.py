@@ -274,8 +274,14 @@ def _centred(gram: np.ndarray) -> np.ndarray:
 def median_distance(squared: np.ndarray) -> float:
     """The median of the squared distances [N, N] of all pairs; of those that are not the same, if most are. 1 if all are."""
     pairs = np.concatenate([row[place + 1 :] for place, row in enumerate(squared)])
-    middle = float(np.median(pairs, overwrite_input=True))
-    return middle or float(np.median(pairs[pairs > 0])) if pairs.any() else 1.0
+    return _median(pairs) or _median(pairs[pairs > 0]) if pairs.any() else 1.0
+
+
+def _median(values: np.ndarray) -> float:
+    """As NumPy's, of one partition instead of two: half of the time."""
+    half = len(values) // 2
+    values = np.partition(values, half)
+    return float(values[half] if len(values) % 2 else (values[:half].max() + values[half]) / 2)
 
 
 def discrepancies(gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
