@@ -25,6 +25,7 @@ KINDS = WORDS | {
     "trigger": "natural with the trigger, on the poisoned model",
 }
 ALIGNMENT = "alignment"  # the layer, as in embeddings.named_layers, which takes seconds to import
+AT_ONCE = 24  # suspicious inputs that are shown before somebody asks for more
 MOST_LAYERS = 24  # rows of the table, evenly spread over the network
 BY_LAYER = re.compile(r"adversarial_detection\.by_epsilon\.(?P<epsilon>[0-9.e-]+)\.layers\.(?P<layer>.+)")
 MAPS = {"input": "the images themselves", "one_answer": "the last layer, of one answer alone"}
@@ -50,7 +51,7 @@ def watch(evidence: Evidence, experiment: Experiment | None, *, most: int) -> di
         "mixed": found["mixed"],
         "silent": found["silent_layers"],
         "inputs": _inputs(evidence),
-        "most": most,
+        "most": min(most, AT_ONCE),
         "maps": list(_maps(evidence)),
     }
 
