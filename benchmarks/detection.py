@@ -69,6 +69,7 @@ POISONS: dict[str, dict[str, Any]] = {
     "sinusoid": {"trigger": "sinusoid", "policy": "clean_label", "strength": 0.3},
     "label_consistent": {"trigger": "picture", "policy": "label_consistent", "strength": 1.0, "epsilon": 0.2, "position": [2, 2]},
 }
+PLANTED = [name for name in POISONS if name not in ("none", "label_noise")]
 COVERED = {"source_specific", "adaptive"}  # as many cover samples as poisoned ones
 OWN_LABEL = ("sinusoid", "label_consistent")  # rates are shares of the class
 SLOW = {"pixel", "random_patch", "sinusoid", "label_consistent"}  # poisons that take hold late
@@ -117,17 +118,15 @@ def grid() -> list[Cell]:
 def all_cells() -> Iterator[Cell]:
     """Everything times everything, hours on an accelerator."""
     sets: tuple[params.DatasetName, ...] = ("mnist", "fashion_mnist", "cifar10")
-    planted = [name for name in POISONS if name not in ("none", "label_noise")]
-    yield from (Cell(*one) for one in itertools.product(sets, planted, (0.005, 0.01, 0.05, 0.1), range(3)))
+    yield from (Cell(*one) for one in itertools.product(sets, PLANTED, (0.005, 0.01, 0.05, 0.1), range(3)))
 
 
 def first_cells() -> Iterator[Cell]:
     """One seed of everything first."""
     sets: tuple[params.DatasetName, ...] = ("mnist", "fashion_mnist")
-    planted = [name for name in POISONS if name not in ("none", "label_noise")]
     for seed in range(3):
         for dataset in sets:
-            for poison in planted:
+            for poison in PLANTED:
                 for rate in (0.3, 0.5) if poison in OWN_LABEL else (0.01, 0.05):
                     yield Cell(dataset, poison, rate, seed)
             yield from (Cell(dataset, poison, rate, seed) for poison in ("watermark", "blend", "source_specific") for rate in (0.005, 0.1))

@@ -16,14 +16,14 @@ OWN = ("folder", "parquet")  # whose images somebody can look up where they stan
 def main(train: stage.Output, test: stage.Output, files: stage.Output) -> str:
     dataset = params.load(params.Dataset)
     source = open_source(dataset)
-    # Two finished files, then two renames: neither appears without the other.
-    # Then who is where, for people: numbers alone lead nobody back to an image of theirs.
     names = [name for split in filter(None, (source.train, source.test)) for name in split.names()] if dataset.name in OWN else []
+    # Two finished files, then two renames: neither appears without the other.
     with replacing(train) as train_whole, replacing(test) as test_whole:
         tested = 0 if source.test is None else len(source.test)
         with progress(dataset.name, len(source.train) + tested, "images") as advance:
             write(train_whole, source, source.train, 0, advance)
             write(test_whole, source, source.test, len(source.train), advance)
+    # For people: a number alone leads nobody back to an image of theirs.
     write_columns(files, {"sample_id": np.arange(len(names)), "file": np.array(names, np.str_)})
     return summarize(dataset, source)
 

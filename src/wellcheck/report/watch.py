@@ -38,14 +38,15 @@ def watch(evidence: Evidence, experiment: Experiment | None, *, most: int) -> di
         return {"too_few": found["too_few"], "needed": found["needed"]}
     kinds = dict.fromkeys(one["kind"] for one in found["traffic"])
     curves = {name: [one for one in found["traffic"] if one["kind"] == name] for name in kinds}
+    article = _by_layer(experiment)
     return {
         "too_few": None,
         **{key: found[key] for key in ("level", "false_alarm_rate", "false_alarm_interval", "combined", "epsilon", "trials", "queries")},
         "per_sample": found["per_sample"],
-        "charts": [*_charts(curves, found["mixed"]), _over_layers(found["watched_layers"], curves, _by_layer(experiment))],
+        "charts": [*_charts(curves, found["mixed"]), _over_layers(found["watched_layers"], curves, article)],
         "layers": _layers(found["watched_layers"], curves),
         "aligned": ALIGNMENT in found["watched_layers"],
-        "article": _by_layer(experiment),
+        "article": article,
         "epsilons": [one["epsilon"] for one in curves["pgd"]],
         "traffic": [{**one, "name": KINDS[one["kind"]]} for one in found["traffic"]],
         "mixed": found["mixed"],
